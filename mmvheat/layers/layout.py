@@ -1,0 +1,23 @@
+"""Views between the channels-last maps of the blocks and the channels-first maps of convolutions."""
+
+from torch import Tensor, nn
+
+__all__ = ['ToChannelsLast', 'channels_first', 'channels_last']
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """View (B, C, H, W) as (B, H, W, C); no copy."""
+    return x.permute(0, 2, 3, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """View (B, H, W, C) as (B, C, H, W); no copy, torch's ``channels_last`` memory format."""
+    return x.permute(0, 3, 1, 2)
+
+
+class ToChannelsLast(nn.Module):
+    """:func:`channels_last` as a module, to stand in a sequence."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """View (B, C, H, W) as (B, H, W, C)."""
+        return channels_last(x)

@@ -1,0 +1,257 @@
+"""vHeat, the vision backbone built on heat conduction.
+
+Paper: `Building Vision Models upon Heat Conduction <https://arxiv.org/abs/2405.16555>`_,
+CVPR 2025. Names of parameters are those of the published checkpoints.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import Downsample, HeatBlock, Stem
+from ..layers.layout import channels_first
+from ..ops import freq_embed_size, resize_freq_embed
+from ..registry import MODELS
+from .arch import VHeatArch, resolve_arch
+
+__all__ = ['VHeat', 'VHeatStage']
+
+
+class VHeatStage(nn.ModuleList):
+    """The blocks of one stage and, but for the last stage, the downsampling behind them.
+
+    Args:
+        dim: Channels.
+        drop_path_rates: Stochastic depth rate of every block; their number is the depth.
+        out_dim: Channels of the next stage; None for the last one.
+        arch: Architecture, for what all blocks share.
+        with_cp: Recompute the blocks' activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        drop_path_rates: Sequence[float],
+        out_dim: int | None,
+        arch: VHeatArch,
+        with_cp: bool,
+    ) -> None:
+        super().__init__(
+            HeatBlock(
+                dim,
+                mlp_ratio=arch.mlp_ratio,
+                drop_path=rate,
+                post_norm=arch.post_norm,
+                layer_scale_init_value=arch.layer_scale_init_value,
+            )
+            for rate in drop_path_rates
+        )
+        self.depth = len(drop_path_rates)
+        self.with_cp = with_cp
+        if out_dim is not None:
+            self.append(Downsample(dim, out_dim))
+
+    def forward(self, x: Tensor, freq_embed: Tensor) -> Tensor:
+        """Run the blocks on a map (B, H, W, C) with the frequency embedding (H, W, C)."""
+        for block in islice(self, self.depth):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, freq_embed, use_reentrant=False)
+            else:
+                x = block(x, freq_embed)
+        return x
+
+    def downsample(self, x: Tensor) -> Tensor:
+        """Halve the map for the next stage: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C')."""
+        return self[self.depth](x)
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class VHeat(BaseModule):
+    """vHeat backbone (arXiv 2405.16555).
+
+    Takes images of any size: where a stage's map differs from ``img_size``'s, its frequency
+    embedding is interpolated on the fly, and a checkpoint with embeddings of another size is
+    fitted while it loads.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``dims`` and, if
+            wanted, ``post_norm``, ``layer_scale_init_value`` and ``mlp_ratio``.
+        in_channels: Channels of the images.
+        img_size: Size of the images, a number or (height, width), that the frequency embeddings
+            are made for.
+        out_indices: Stages whose maps are returned, from 0; negative ones count from the last.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
+        frozen_stages: Stages that are not trained: -1 none, 0 the stem, n the stem and the first n
+            stages with their frequency embeddings and downsampling. Output norms stay trainable.
+        with_cp: Recompute the blocks' activations in the backward pass to save memory.
+        init_cfg: Initialization config dict as of ``mmengine.model.BaseModule``.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> model = VHeat('tiny')
+        >>> [tuple(out.shape) for out in model(torch.rand(1, 3, 224, 160))]
+        [(1, 96, 56, 40), (1, 192, 28, 20), (1, 384, 14, 10), (1, 768, 7, 5)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping | VHeatArch = 'tiny',
+        in_channels: int = 3,
+        img_size: int | Sequence[int] = 224,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.1,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch = arch = resolve_arch(arch)
+        num_stages = len(arch.depths)
+        self.img_size = _image_size(img_size)
+        self.out_indices = _stage_indices(out_indices, num_stages)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages is -1 (none), 0 (stem) up to {num_stages} (all), got {frozen_stages}'
+            )
+        self.frozen_stages = frozen_stages
+        # What other tools ask a backbone for: channels and stride of every map it returns.
+        self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(2 ** (2 + i) for i in self.out_indices)
+
+        self.patch_embed = Stem(in_channels, arch.dims[0])
+        self.freq_embed = nn.ParameterList(
+            nn.Parameter(torch.empty(*freq_embed_size(self.img_size, i), dim))
+            for i, dim in enumerate(arch.dims)
+        )
+        rates = torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist()
+        self.layers = nn.ModuleList()
+        for i, depth in enumerate(arch.depths):
+            start = sum(arch.depths[:i])
+            self.layers.append(
+                VHeatStage(
+                    arch.dims[i],
+                    rates[start : start + depth],
+                    out_dim=arch.dims[i + 1] if i + 1 < num_stages else None,
+                    arch=arch,
+                    with_cp=with_cp,
+                )
+            )
+        for i in self.out_indices:
+            self.add_module(f'outnorm{i}', nn.LayerNorm(arch.dims[i]))
+
+        self._reset_parameters()
+        self._freeze_stages()
+        self.register_load_state_dict_pre_hook(_fit_freq_embeds)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract feature maps.
+
+        Args:
+            x: Images of shape (B, in_channels, H, W), any H and W from 1.
+
+        Returns:
+            A map for each of ``out_indices``, of shape
+            (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``.
+        """
+        x = self.patch_embed(x)
+        last = max(self.out_indices)
+        outs = {}
+        for i, stage in enumerate(self.layers[: last + 1]):
+            x = stage(x, resize_freq_embed(self.freq_embed[i], (x.size(1), x.size(2))))
+            if i in self.out_indices:
+                # Not only a view: mmcv's compiled ops read a map's memory as channels first.
+                outs[i] = channels_first(getattr(self, f'outnorm{i}')(x)).contiguous()
+            if i < last:
+                x = stage.downsample(x)
+        return tuple(outs[i] for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> 'VHeat':
+        """Set the mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        """Modules that ``frozen_stages`` keeps from training."""
+        if self.frozen_stages < 0:
+            return []
+        return [self.patch_embed, *self.layers[: self.frozen_stages]]
+
+    def _freeze_stages(self) -> None:
+        """Take frozen stages out of training: no gradients, no stochastic depth."""
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+        for embed in list(self.freq_embed)[: max(self.frozen_stages, 0)]:
+            embed.requires_grad_(False)
+
+    def _reset_parameters(self) -> None:
+        """Initialise as the published training did: normal of std 0.02, cut at 2."""
+        for embed in self.freq_embed:
+            nn.init.trunc_normal_(embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+
+def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Check ``img_size`` and make it (height, width)."""
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
+    return size
+
+
+def _stage_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Check ``out_indices`` and count negative ones from the last stage."""
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not given:
+        raise ValueError('out_indices is empty: name at least one stage')
+    for i in given:
+        if not isinstance(i, int) or not -num_stages <= i < num_stages:
+            raise ValueError(
+                f'out_indices has {i!r}, but this arch has stages 0 to {num_stages - 1}'
+            )
+    return tuple(i % num_stages for i in given)
+
+
+def _fit_freq_embeds(
+    module: VHeat,
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    local_metadata: dict,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Resize the frequency embeddings of a checkpoint that is being loaded, with one log line."""
+    if any(key.startswith(prefix) and key.endswith('.op.k_exp') for key in state_dict):
+        error_msgs.append(
+            'the checkpoint is folded for inference (it holds k_exp): load one of the training form'
+        )
+    resized = []
+    for i, embed in enumerate(module.freq_embed):
+        key = f'{prefix}freq_embed.{i}'
+        given = state_dict.get(key)
+        if given is None or given.dim() != 3 or given.shape == embed.shape:
+            continue
+        if given.size(2) != embed.size(2):
+            continue  # another arch: torch reports the mismatch
+        state_dict[key] = resize_freq_embed(given, tuple(embed.shape[:2]))
+        resized.append(f'{key} {given.size(0)}x{given.size(1)} -> {embed.size(0)}x{embed.size(1)}')
+    if resized:
+        print_log(f'Fit frequency embeddings by bicubic: {", ".join(resized)}', logger='current')

@@ -1,0 +1,16 @@
+"""Pure functions of vHeat on plain tensors; torch is all they need."""
+
+from .dct import dct2d, dct_basis, idct2d
+from .freq_embed import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
+from .heat import heat_conduction, heat_decay
+
+__all__ = [
+    'FREQ_EMBED_MODES',
+    'dct2d',
+    'dct_basis',
+    'freq_embed_size',
+    'heat_conduction',
+    'heat_decay',
+    'idct2d',
+    'resize_freq_embed',
+]

@@ -1,0 +1,116 @@
+"""The orthonormal two-dimensional discrete cosine transform of channels-last maps."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .basis_cache import ConstantCache
+
+__all__ = ['dct2d', 'dct_basis', 'idct2d', 'transform2d']
+
+_BASES = ConstantCache(capacity=256)
+
+
+def dct_basis(
+    length: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Orthonormal DCT-II matrix.
+
+    ``C[n, x] = sqrt(2 / N) cos(pi n (x + 1/2) / N)``, the row n = 0 divided by ``sqrt(2)``, so
+    that ``C @ C.T`` is the identity. It is computed in float64 and rounded once.
+
+    Args:
+        length: Number of samples N.
+        dtype: Floating dtype of the result.
+        device: Device of the result.
+
+    Returns:
+        Matrix of shape (N, N): a row a frequency, a column a position.
+    """
+    positions = torch.arange(length, dtype=torch.float64, device=device) + 0.5
+    frequencies = torch.arange(length, dtype=torch.float64, device=device)
+    basis = torch.cos(torch.outer(frequencies, positions) * (math.pi / length))
+    basis *= math.sqrt(2 / length)
+    basis[0] *= math.sqrt(0.5)
+    return basis.to(dtype)
+
+
+def scaled_basis(length: int, like: Tensor) -> Tensor:
+    """``dct_basis(length) / sqrt(length)`` for ``like``'s device, in float32 or float64.
+
+    With this scale the transform's first coefficient is the mean of the map, whatever its size,
+    so half precision cannot overflow; the inverse takes ``length`` times the transpose.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+
+    def make() -> Tensor:
+        return dct_basis(length, torch.float64, like.device).div_(math.sqrt(length)).to(dtype)
+
+    return _BASES.get((length, dtype, like.device), make, like)
+
+
+def transform2d(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
+    """Apply one matrix to the rows and one to the columns of a map.
+
+    Args:
+        x: Map of shape (B, H, W, C).
+        along_height: Matrix of shape (H', H).
+        along_width: Matrix of shape (W', W).
+
+    Returns:
+        Map of shape (B, H', W', C) of ``x``'s dtype (under autocast, of autocast's).
+    """
+    batch, height, width, channels = x.shape
+    along_height = along_height.to(x.dtype).expand(batch, -1, -1)
+    along_width = along_width.to(x.dtype).expand(batch * along_height.size(1), -1, -1)
+    # bmm over an expanded matrix, not a broadcast matmul: FLOP counters see all of it.
+    x = torch.bmm(along_height, x.reshape(batch, height, width * channels))
+    x = torch.bmm(along_width, x.reshape(-1, width, channels))
+    return x.reshape(batch, along_height.size(1), along_width.size(1), channels)
+
+
+def _basis_pair(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases for the two axes of a map of shape (B, H, W, C)."""
+    if x.dim() != 4:
+        raise ValueError(f'a map has shape (B, H, W, C), got {tuple(x.shape)}')
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return dct_basis(x.size(1), dtype, x.device), dct_basis(x.size(2), dtype, x.device)
+
+
+def dct2d(x: Tensor) -> Tensor:
+    """Orthonormal 2D DCT-II.
+
+    Args:
+        x: Map of shape (B, H, W, C), floating point.
+
+    Returns:
+        Coefficients of shape (B, H, W, C), the constant one at index (0, 0).
+
+    Raises:
+        ValueError: If ``x`` has not four dimensions.
+
+    Example:
+        >>> x = torch.randn(1, 7, 5, 2)
+        >>> torch.allclose(idct2d(dct2d(x)), x, atol=1e-5)
+        True
+    """
+    return transform2d(x, *_basis_pair(x))
+
+
+def idct2d(coefficients: Tensor) -> Tensor:
+    """Inverse of :func:`dct2d` (the orthonormal DCT-III).
+
+    Args:
+        coefficients: Coefficients of shape (B, H, W, C), floating point.
+
+    Returns:
+        Map of shape (B, H, W, C).
+
+    Raises:
+        ValueError: If ``coefficients`` has not four dimensions.
+    """
+    along_height, along_width = _basis_pair(coefficients)
+    return transform2d(coefficients, along_height.T, along_width.T)
