@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
 
+from ..checkpoint import find_state_dict, read_checkpoint
+from ..checkpoint.formats import backbone_prefix
 from ..registry import MODELS
 from .vheat import VHeat
 
@@ -31,9 +33,10 @@ class MMDET_VHEAT(VHeat):  # noqa: N801  (the name is the contract)
         out_indices: Stages whose maps are returned.
         img_size: Image size that the frequency embeddings are made for.
         pretrained: Checkpoint of a backbone: published, or converted by
-            ``interpolate4downstream.py``. None or '' for none.
+            ``interpolate4downstream.py``; loaded by :meth:`init_weights`. None or '' for none.
         num_classes: Ignored, as all that follow: no classifier is built.
         drop_rate: Ignored.
+        drop_path: Ignored; ``drop_path_rate`` decides.
         attn_drop_rate: Ignored.
         patch_norm: Ignored; the stem is always normalised.
         patch_size: Ignored; the stem's stride is 4.
@@ -74,6 +77,7 @@ class MMDET_VHEAT(VHeat):  # noqa: N801  (the name is the contract)
         pretrained: str | None = None,
         num_classes: object = None,
         drop_rate: object = None,
+        drop_path: object = None,
         attn_drop_rate: object = None,
         patch_norm: object = None,
         patch_size: object = None,
@@ -110,8 +114,47 @@ class MMDET_VHEAT(VHeat):  # noqa: N801  (the name is the contract)
         )
         self.pretrained = pretrained
 
+    def init_weights(self) -> None:
+        """Initialize the weights, then load those of ``pretrained``.
+
+        Raises:
+            ValueError: If the file cannot be read or is no checkpoint of this backbone.
+        """
+        super().init_weights()
+        if self.pretrained:
+            _load_backbone(self, self.pretrained)
+
 
 @MODELS.register_module()
 @MMENGINE_MODELS.register_module()
 class MMSEG_VHEAT(MMDET_VHEAT):  # noqa: N801  (the name is the contract)
     """:class:`MMDET_VHEAT` under the name of the published segmentation code."""
+
+
+def _load_backbone(backbone: VHeat, path: str) -> None:
+    """Load a backbone's weights, whatever stands around them; all but the norms must be there."""
+    try:
+        tensors = find_state_dict(read_checkpoint(path)).tensors
+        prefix = backbone_prefix(tensors)
+        state = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        missing, unexpected = backbone.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        # torch's first line is a title, the second says what does not fit.
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f'pretrained={path!r} does not fit the backbone: {reason}') from error
+    except ValueError as error:
+        raise ValueError(f'pretrained={path!r}: {error}') from error
+    # A classifier has no norms for the maps, and a backbone may have fewer than the checkpoint.
+    amiss = [f'no {name}' for name in missing if not name.startswith('outnorm')]
+    amiss += [
+        f'unknown {name}' for name in unexpected if not name.startswith(('classifier.', 'outnorm'))
+    ]
+    if amiss:
+        raise ValueError(
+            f'pretrained={path!r} does not fit the backbone: {amiss[0]} and {len(amiss) - 1} more; '
+            "check depths, post_norm and layer_scale against the checkpoint's"
+        )

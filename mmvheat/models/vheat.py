@@ -239,9 +239,12 @@ def _fit_freq_embeds(
     error_msgs: list[str],
 ) -> None:
     """Resize the frequency embeddings of a checkpoint that is being loaded, with one log line."""
-    if any(key.startswith(prefix) and key.endswith('.op.k_exp') for key in state_dict):
-        error_msgs.append(
-            'the checkpoint is folded for inference (it holds k_exp): load one of the training form'
+    folded = [key for key in state_dict if key.startswith(prefix) and key.endswith('.op.k_exp')]
+    if folded:
+        # Raised, not reported: mmengine loads on after a report.
+        raise ValueError(
+            f'the checkpoint is folded for inference (it has {folded[0]}): load one of the '
+            'training form'
         )
     resized = []
     for i, embed in enumerate(module.freq_embed):

@@ -1,0 +1,41 @@
+# `make` lists the targets. Everything runs in .venv, which `setup` makes and keeps up to date.
+SHELL := /bin/bash
+VENV := .venv/bin/python
+
+# The first Python that runs, 3.11 before others: set-up itself says when it is the wrong one.
+PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c $(IS_3) >/dev/null 2>&1 && { echo $$p; break; }; done)
+IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
+
+# Two one-thread processes get more done than one two-thread process.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-scratch test lint format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## make .venv with the tested stack (once; later calls return at once)
+	@python="$(PYTHON)"; if ! "$${python:-no-python}" -c $(IS_3) >/dev/null 2>&1; then \
+	  echo "error: no Python 3 found ($${python:-python3.11, python3, python} does not run as one):" \
+	    "install Python 3.11 or call make PYTHON=/path/to/python3.11" >&2; \
+	  exit 2; fi; "$$python" tools/setup/setup_env.py
+
+demo: setup  ## pretrain, convert, train and test detection and segmentation on real digits
+	@$(VENV) tools/demo/run.py
+
+demo-scratch: setup  ## the same downstream training without the pretrained backbone
+	@$(VENV) tools/demo/run.py --scratch
+
+test: lint  ## lint, then run the tests
+	@$(VENV) -m pytest
+
+lint: setup  ## check style and formatting
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
+
+format: setup  ## fix what lint can fix by itself
+	@$(VENV) -m ruff check --fix . && $(VENV) -m ruff format .
+
+clean:  ## remove .venv and caches; keeps data/, work_dirs/ and the mmcv wheel cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,102 @@
+"""Fit a vHeat checkpoint to another image size and name its keys for OpenMMLab.
+
+Usage: python interpolate4downstream.py --pt_pth IN --pt_size 224 --tg_pth OUT --tg_size 512
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mmvheat.checkpoint import MAX_SIDE, TASKS, convert_file
+from mmvheat.ops import FREQ_EMBED_MODES
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, as every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'error: {message}; see --help\n')
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
+    return int(text)
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        description='Fit the frequency embeddings of a vHeat checkpoint to another image size '
+        'and name its keys for mmdetection, mmsegmentation and mmpretrain.',
+        allow_abbrev=False,
+    )
+    size = dict(type=_side, nargs='+', required=True, metavar='N')
+    parser.add_argument('--pt_pth', required=True, metavar='IN', help='checkpoint to convert')
+    parser.add_argument('--pt_size', **size, help='image size it was trained at: N or H W')
+    parser.add_argument('--tg_pth', required=True, metavar='OUT', help='file to write')
+    parser.add_argument('--tg_size', **size, help='image size to fit it to: N or H W')
+    parser.add_argument(
+        '--mode', choices=FREQ_EMBED_MODES, default='bicubic', help='how to resize (bicubic)'
+    )
+    parser.add_argument(
+        '--key',
+        help='entry that holds the weights, for example model_ema (the first there is of model, '
+        'state_dict, model_ema, ema_state_dict)',
+    )
+    parser.add_argument(
+        '--task',
+        choices=TASKS,
+        default='downstream',
+        help='downstream drops a classifier and its norm, classification keeps them (downstream)',
+    )
+    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    args = parser.parse_args(argv)
+    for name in ('pt_size', 'tg_size'):
+        sides = getattr(args, name)
+        if len(sides) > 2:
+            parser.error(f'argument --{name}: expected N or H W, got {len(sides)} numbers')
+        setattr(args, name, (sides[0], sides[-1]))
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert and say what was done.
+
+    Args:
+        argv: Arguments; the process's own if None.
+
+    Returns:
+        Exit status: 0, 2 for bad input, 130 if interrupted.
+    """
+    args = _parse_args(argv)
+    try:
+        report = convert_file(
+            args.pt_pth,
+            args.tg_pth,
+            args.pt_size,
+            args.tg_size,
+            mode=args.mode,
+            key=args.key,
+            task=args.task,
+            force=args.force,
+        )
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        print('error:', ' '.join(str(error).split()) or 'out of memory', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('error: interrupted', file=sys.stderr)
+        return 130
+    sizes = (' x '.join(map(str, size)) for size in (args.pt_size, args.tg_size))
+    print(f'{args.pt_pth}: {" -> ".join(sizes)}, {args.mode}, {args.task}')
+    print(report.table())
+    print(f'wrote {args.tg_pth}')
+    return 0
+
+
+if __name__ == '__main__':
+    # Ends like an interrupt, so that no half-written file stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold any bytes
+    sys.exit(main())

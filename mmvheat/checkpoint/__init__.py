@@ -1,0 +1,21 @@
+"""Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built."""
+
+from .convert import MAX_SIDE, TASKS, convert_state_dict
+from .files import convert_file
+from .formats import find_state_dict
+from .reading import read_checkpoint
+from .report import ConversionReport
+from .safe_globals import safe_globals
+from .writing import write_checkpoint
+
+__all__ = [
+    'MAX_SIDE',
+    'TASKS',
+    'ConversionReport',
+    'convert_file',
+    'convert_state_dict',
+    'find_state_dict',
+    'read_checkpoint',
+    'safe_globals',
+    'write_checkpoint',
+]

@@ -1,0 +1,13 @@
+"""What mmengine's Runner needs on today's torch, on a CPU and for an exact resume.
+
+Importing it is light (torch and mmengine) and registers what configs may name. ``tools/train.py``
+and ``tools/test.py`` use the rest from its modules: ``runner``, ``train_config``,
+``test_config``, ``launch``.
+"""
+
+from .checkpoint_hook import SafeCheckpointHook
+from .exact_resume_hook import ExactResumeHook
+from .optim_wrapper import CPUAmpOptimWrapper
+from .stack_fixes import apply_stack_fixes
+
+__all__ = ['CPUAmpOptimWrapper', 'ExactResumeHook', 'SafeCheckpointHook', 'apply_stack_fixes']

@@ -1,0 +1,49 @@
+"""Process groups without a GPU."""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+__all__ = ['start_cpu_group', 'uses_cpu']
+
+
+def uses_cpu() -> bool:
+    """Whether mmengine will run on the CPU (``CUDA_VISIBLE_DEVICES=-1`` asks for it)."""
+    from mmengine.device import get_device
+
+    return get_device() == 'cpu'
+
+
+def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
+    """Start a gloo group from the launcher's environment, unless a group runs already.
+
+    mmengine's own start calls ``torch.cuda.set_device``, which raises without a GPU. It skips it
+    when a group exists.
+
+    Args:
+        launcher: 'pytorch' (torchrun), 'slurm' or 'mpi' (Open MPI).
+        timeout: Seconds until a collective call gives up; torch's default if None.
+    """
+    if dist.is_initialized():
+        return
+    env = os.environ
+    names = {
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }.get(launcher, ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=True):
+        if source not in env:
+            from .errors import CommandLineError
+
+            raise CommandLineError(
+                f'--launcher {launcher}: the environment variable {source} is missing; start '
+                'through the launcher (tools/dist_train.sh and tools/dist_test.sh for pytorch)'
+            )
+        env[name] = env[source]
+    env.setdefault('MASTER_ADDR', '127.0.0.1')
+    env.setdefault('MASTER_PORT', '29500')
+    torch.set_num_threads(int(env.get('OMP_NUM_THREADS', 1)))
+    wait = None if timeout is None else timedelta(seconds=timeout)
+    dist.init_process_group('gloo', timeout=wait)

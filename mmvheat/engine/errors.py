@@ -1,0 +1,60 @@
+"""Mistakes of the user: one line on stderr, exit status 2, no traceback."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ['CommandLineError', 'config_errors', 'run_command']
+
+# Long enough for rank 0 to reach the same mistake on a slow disk; torchrun then ends the others.
+_SECONDS_FOR_RANK_0 = 30.0
+
+
+class CommandLineError(ValueError):
+    """What the user gave cannot work; the message says what was given and what to do."""
+
+
+@contextmanager
+def config_errors(where: str) -> Iterator[None]:
+    """Report what goes wrong while a config is turned into objects as the config's mistake.
+
+    Args:
+        where: What is being built, the start of the message.
+
+    Raises:
+        CommandLineError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
+            ``FileNotFoundError``, which is how the libraries refuse a setting. All else is
+            let through: it is a programming error.
+    """
+    try:
+        yield
+    except CommandLineError:
+        raise
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        if os.environ.get('MMVHEAT_TRACEBACK'):
+            raise
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise CommandLineError(
+            f'{where}: {type(error).__name__}: {" ".join(text.split())} '
+            '(MMVHEAT_TRACEBACK=1 shows where)'
+        ) from error
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run a command line and turn a :class:`CommandLineError` into one line on stderr.
+
+    Of several processes only the first prints: the others wait for torchrun to end them.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake of the user.
+    """
+    try:
+        main()
+    except CommandLineError as error:
+        if int(os.environ.get('RANK', 0)) != 0:
+            time.sleep(_SECONDS_FOR_RANK_0)
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        return 2
+    return 0

@@ -1,0 +1,96 @@
+"""mmengine's Runner, on a GPU or a CPU, with checkpoints that a kill cannot break."""
+
+import os
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner as MMEngineRunner
+from torch import nn
+
+from .checkpoint_hook import SafeCheckpointHook
+from .cpu_group import start_cpu_group, uses_cpu
+from .errors import config_errors
+from .exact_resume_hook import ExactResumeHook
+from .seeded_loader import SeededLoader
+
+__all__ = ['Runner']
+
+
+class Runner(MMEngineRunner):
+    """The Runner of ``tools/train.py`` and ``tools/test.py``.
+
+    It takes mmengine's arguments. On a CPU it runs distributed jobs through gloo. A training run
+    that is killed at any moment and resumed ends like an uninterrupted one.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Start the gloo group when there is no GPU; mmengine then starts none."""
+        if self.distributed and uses_cpu():
+            start_cpu_group(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model; on a CPU without device ids and without SyncBatchNorm."""
+        if self.distributed and uses_cpu():
+            model = revert_sync_batchnorm(model)
+            self.cfg.pop('sync_bn', None)
+            model_wrapper_cfg = dict(
+                model_wrapper_cfg
+                or dict(
+                    type='mmengine.MMDistributedDataParallel',
+                    broadcast_buffers=False,
+                    find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+                ),
+                device_ids=None,
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
+        """Register the hooks, with the safe checkpoint hook in place of mmengine's."""
+        default_hooks = dict(default_hooks or {})
+        checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+        if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+            default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(ExactResumeHook())
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the training loop around a :class:`SeededLoader`."""
+        with config_errors('train_dataloader'):
+            config, loader = self._train_dataloader, self._train_dataloader
+            if isinstance(loader, dict):
+                randomness = self._randomness_cfg
+                loader = self.build_dataloader(
+                    loader, self.seed, randomness.get('diff_rank_seed', False)
+                )
+                # Only an ordinary, indexed dataset can be drawn from at any place.
+                if loader.batch_sampler is not None:
+                    loader = SeededLoader(loader, self.seed, get_rank())
+            self._train_dataloader = loader
+            try:
+                return super().build_train_loop(loop)
+            finally:
+                # scale_lr reads the batch size from the config.
+                self._train_dataloader = config
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the validation loop; a missing file becomes one clear line."""
+        with config_errors('val_dataloader'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the test loop; a missing file becomes one clear line."""
+        with config_errors('test_dataloader'):
+            return super().build_test_loop(loop)
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Save under another name and rename, so that the file is whole or absent.
+
+        mmengine's arguments. A directory that is a URL gets the file directly.
+        """
+        if '://' in out_dir or get_rank() != 0:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        super().save_checkpoint(out_dir, f'{filename}.part', *args, **kwargs)
+        os.replace(os.path.join(out_dir, f'{filename}.part'), os.path.join(out_dir, filename))

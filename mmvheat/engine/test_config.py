@@ -1,0 +1,103 @@
+"""The config of a test run from the command line of ``tools/test.py``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from .common_config import load_config, writable_folder
+from .dump_segmentation import DumpSegmentation
+from .errors import CommandLineError
+from .tta import use_tta
+
+__all__ = ['build_dump', 'prepare_testing']
+
+
+def prepare_testing(args: argparse.Namespace) -> Config:
+    """Read a config and merge the command line into it.
+
+    Args:
+        args: What ``tools/test.py`` parsed.
+
+    Returns:
+        A config for :class:`mmvheat.engine.runner.Runner`.
+
+    Raises:
+        CommandLineError: If the arguments cannot work, before anything is built.
+    """
+    cfg = load_config(args)
+    for name in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(name) is None:
+            raise CommandLineError(f'{args.config} has no {name}: it is no config for testing')
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    # Testing needs neither, and they may name data that a tester does not have.
+    for name in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(name, None)
+    for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg.pop(name, None)
+    if args.show or args.show_dir:
+        _visualize(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+    if args.out:
+        _check_out(cfg, args.out)
+    return cfg
+
+
+def build_dump(scope: str, out: str | None) -> DumpResults | None:
+    """Build the metric that writes predictions to ``out``, if that is a pickle file."""
+    if out is None or not out.endswith(('.pkl', '.pickle')):
+        return None
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+
+        return DumpDetResults(out_file_path=out)
+    return (DumpSegmentation if scope == 'mmseg' else DumpResults)(out_file_path=out)
+
+
+def _check_out(cfg: Config, out: str) -> None:
+    """Check ``--out`` before hours of testing; let mmseg write its pictures to a folder."""
+    if out.endswith(('.pkl', '.pickle')):
+        if Path(out).is_dir():
+            raise CommandLineError(f'--out {out} is a folder: give the name of a file')
+        writable_folder(str(Path(out).parent), '--out')
+        return
+    if cfg.default_scope != 'mmseg':
+        raise CommandLineError(f'--out {out}: expected a file name that ends in .pkl')
+    folder = str(writable_folder(out, '--out'))
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if str(evaluator.get('type')).endswith('IoUMetric'):
+            evaluator.output_dir = folder
+
+
+def _visualize(cfg: Config, args: argparse.Namespace) -> None:
+    """Set the library's visualization hook to draw every image."""
+    hook: Any = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise CommandLineError(
+            f'--show and --show-dir need default_hooks.visualization in {args.config}: '
+            'inherit the default_runtime.py of its library'
+        )
+    on_linux = sys.platform.startswith('linux')
+    if args.show and on_linux and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ):
+        raise CommandLineError('--show needs a display and there is none: use --show-dir DIR')
+    folder = str(writable_folder(args.show_dir, '--show-dir')) if args.show_dir else None
+    hook.interval = 1
+    if args.show:
+        hook.show = True
+        hook.wait_time = args.wait_time
+    if cfg.default_scope == 'mmpretrain':
+        hook.enable = True
+        hook.out_dir = folder
+        return
+    hook.draw = True
+    if folder and cfg.default_scope == 'mmdet':
+        hook.test_out_dir = folder
+    elif folder:
+        cfg.visualizer.save_dir = folder

@@ -1,0 +1,89 @@
+"""The config of a training run from the command line of ``tools/train.py``."""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from .checkpoint_check import find_resumable, read_resumable, read_weights
+from .common_config import load_config
+from .cpu_group import uses_cpu
+from .errors import CommandLineError
+
+__all__ = ['prepare_training']
+
+
+def prepare_training(args: argparse.Namespace) -> Config:
+    """Read a config and merge the command line into it.
+
+    Args:
+        args: What ``tools/train.py`` parsed.
+
+    Returns:
+        A config for :class:`mmvheat.engine.runner.Runner`.
+
+    Raises:
+        CommandLineError: If the arguments cannot work, before anything is built.
+    """
+    cfg = load_config(args)
+    for name in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(name) is None:
+            raise CommandLineError(f'{args.config} has no {name}: it is no config for training')
+    if args.seed is not None:
+        _set_seed(cfg, args.seed)
+    _choose_precision(cfg, args.amp)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise CommandLineError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}: '
+                'the batch size, over all devices, that its learning rate is for'
+            )
+        cfg.auto_scale_lr.enable = True
+    _choose_start(cfg, args.resume)
+    return cfg
+
+
+def _set_seed(cfg: Config, seed: int) -> None:
+    cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
+
+
+def _choose_precision(cfg: Config, amp: bool) -> None:
+    """Switch mixed precision on, and to its CPU form where there is no GPU."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if amp and kind == 'OptimWrapper':
+        kind = cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif amp and kind not in ('AmpOptimWrapper', 'mmvheat.CPUAmpOptimWrapper'):
+        raise CommandLineError(f"--amp works with optim_wrapper.type 'OptimWrapper', got {kind!r}")
+    if kind == 'AmpOptimWrapper' and uses_cpu():
+        cfg.optim_wrapper.type = 'mmvheat.CPUAmpOptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(name, None)
+
+
+def _choose_start(cfg: Config, resume: str | None) -> None:
+    """Decide between the start, ``load_from`` and a checkpoint to resume."""
+    cfg.resume = bool(resume or cfg.get('resume'))
+    path = resume if resume not in (None, 'auto') else None
+    if path is None and resume is None and cfg.resume:
+        path = cfg.get('load_from')
+    if cfg.resume and path is None:
+        found = find_resumable(cfg.work_dir)
+        if found is None:
+            print_log(
+                f'No checkpoint to resume in {cfg.work_dir}: training starts anew.', 'current'
+            )
+            cfg.resume = False
+        else:
+            path, checkpoint = found
+    elif cfg.resume:
+        checkpoint = read_resumable(path)
+    if not cfg.resume:
+        if cfg.get('load_from'):
+            read_weights(cfg.load_from)
+        return
+    cfg.load_from = path
+    # The order of the data comes from the seed, which mmengine restores too late for them.
+    seed = checkpoint['meta'].get('seed')
+    if seed is not None:
+        _set_seed(cfg, seed)

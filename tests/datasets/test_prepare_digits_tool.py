@@ -1,0 +1,46 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_digits.py'
+
+
+@pytest.fixture(scope='module')
+def main():
+    spec = importlib.util.spec_from_file_location('prepare_digits_tool', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def sizes(tiny):
+    return [f'--{name.replace("_", "-")}={value}' for name, value in tiny.items()]
+
+
+def test_makes_then_reuses_then_forces(main, sizes, tmp_path, capsys):
+    root = tmp_path / 'digits'
+    arguments = ['--data-root', str(root), *sizes]
+    runs = (([], 'made 77 images'), ([], 'already complete'), (['--force'], 'made 77 images'))
+    for extra, expected in runs:
+        assert main(arguments + extra) == 0
+        assert f'{root}: {expected}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--num-train-scenes', '-3'], 'num_train_scenes must be at least 1, got -3'),
+        (['--data-root', 'taken'], "data root 'taken' is a file, expected a folder"),
+        (['--data-root', 'taken/digits'], "cannot write data root 'taken/digits'"),
+    ],
+)
+def test_bad_input_is_one_line(main, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'taken').write_text('precious')
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and message in error and error.count('\n') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['taken']
+    assert (tmp_path / 'taken').read_text() == 'precious'

@@ -1,0 +1,153 @@
+"""Heat conduction: against the reference, against SciPy, and by what physics says of it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden import golden_npz
+from scipy.fft import dctn, idctn
+from torch import Tensor
+
+from mmvheat.ops import dct_basis, heat_conduction, heat_decay
+from mmvheat.ops.reference import heat_conduction_reference
+
+SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]
+LOW_PRECISION = [torch.float16, torch.bfloat16]
+
+
+def heat_scipy(x: Tensor, k: Tensor) -> Tensor:
+    """Conduction by SciPy's transforms in float64."""
+    height, width = x.shape[1:3]
+    n = np.arange(height)[:, None, None] * math.pi / height
+    m = np.arange(width)[None, :, None] * math.pi / width
+    decay = np.exp(-(n**2 + m**2)) ** k.double().cpu().numpy()
+    coefficients = dctn(x.double().cpu().numpy(), axes=(1, 2), norm='ortho')
+    return torch.from_numpy(idctn(coefficients * decay, axes=(1, 2), norm='ortho'))
+
+
+def heat_plain(x: Tensor, k: Tensor) -> Tensor:
+    """Conduction as anybody would write it: orthonormal matrices in the dtype of the map."""
+    rows = dct_basis(x.size(1), x.dtype, x.device)
+    columns = dct_basis(x.size(2), x.dtype, x.device)
+    x = torch.einsum('ni,mj,bijc->bnmc', rows, columns, x) * heat_decay(k).to(x.dtype)
+    return torch.einsum('ni,mj,bnmc->bijc', rows, columns, x)
+
+
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_first_memory', 'strided'])
+@pytest.mark.parametrize(('height', 'width'), SIZES)
+def test_production_reference_and_scipy_agree(height, width, layout):
+    x = {
+        'contiguous': torch.randn(2, height, width, 4),
+        'channels_first_memory': torch.randn(2, 4, height, width).permute(0, 2, 3, 1),
+        'strided': torch.randn(2, height, 3 * width, 8)[:, :, ::3, ::2],
+    }[layout].double()
+    k = torch.rand(width, height, 4).transpose(0, 1).double()
+    truth = heat_scipy(x, k)
+    torch.testing.assert_close(heat_conduction_reference(x, k), truth, atol=1e-12, rtol=0)
+    torch.testing.assert_close(heat_conduction(x, k), truth, atol=1e-12, rtol=0)
+    single = heat_conduction(x.float(), k.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single, truth.float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(('height', 'width'), [*SIZES, (56, 84)])
+def test_physics(height, width):
+    x = torch.randn(2, height, width, 3)
+    ones = torch.ones(height, width, 3)
+    mean = x.mean((1, 2), keepdim=True)
+    torch.testing.assert_close(heat_conduction(x, 0 * ones), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(heat_conduction(x, 1e6 * ones), mean.expand_as(x), atol=1e-6, rtol=0)
+    warm = heat_conduction(x, 0.3 * ones)
+    # No heat is lost, none moves from cold to warm, and time adds up.
+    torch.testing.assert_close(warm.mean((1, 2), keepdim=True), mean, atol=1e-6, rtol=0)
+    assert (warm.var((1, 2), correction=0) <= x.var((1, 2), correction=0)).all()
+    torch.testing.assert_close(
+        heat_conduction(warm, 0.5 * ones), heat_conduction(x, 0.8 * ones), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize('tag', ['8x8', '5x9', '1x7', '16x4'])
+def test_constants_are_those_of_the_published_code(tag):
+    golden = golden_npz('heat_operator')
+    height, width = map(int, tag.split('x'))
+    decay = heat_decay(torch.ones(height, width, 1))[..., 0]
+    basis = dct_basis(height)
+    torch.testing.assert_close(basis, torch.from_numpy(golden[f'{tag}/cos_h']), atol=1e-6, rtol=0)
+    torch.testing.assert_close(decay, torch.from_numpy(golden[f'{tag}/decay']), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (3, 4), (1, 5)])
+def test_gradients_of_map_and_diffusivity(height, width):
+    x = torch.randn(2, height, width, 2, dtype=torch.float64, requires_grad=True)
+    k = torch.rand(height, width, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(heat_conduction, (x, k))
+    assert torch.autograd.gradgradcheck(heat_conduction, (x, k))
+
+
+@pytest.mark.parametrize('diffusivity', [0.0, 0.2, 3.0])
+@pytest.mark.parametrize(('height', 'width'), [(7, 7), (14, 23), (56, 40)])
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, height, width, diffusivity):
+    x = (3 + torch.randn(2, height, width, 8)).to(dtype)
+    k = diffusivity * torch.rand(height, width, 8)
+    truth = heat_scipy(x, k)
+
+    def error(result: Tensor) -> float:
+        assert result.dtype == dtype
+        return (result.double() - truth).square().mean().sqrt().item()
+
+    assert error(heat_conduction(x, k)) <= 2 * error(heat_plain(x, k))
+
+
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+def test_nothing_overflows_on_the_map_of_a_2048_image(dtype):
+    x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_()
+    warm = heat_conduction(x, torch.full((512, 512, 1), 0.1))
+    # An orthonormal constant coefficient would be 512 * 10000, far beyond float16.
+    torch.testing.assert_close(warm.float(), torch.full_like(warm, 10_000).float(), rtol=0.02, atol=0)
+    warm.mean().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('x_dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(x_dtype):
+    x, k = (2 + torch.randn(2, 20, 13, 4)).to(x_dtype), torch.rand(20, 13, 4)
+    expected = heat_conduction(x.bfloat16(), k)
+    with torch.autocast('cpu', torch.bfloat16):
+        warm = heat_conduction(x, k)
+        decay = heat_decay(k.bfloat16())
+    assert warm.dtype == torch.bfloat16
+    assert decay.dtype == torch.float32, 'the decay is an exponential: it stays wide'
+    torch.testing.assert_close(warm, expected, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_compiles_without_a_graph_break(dynamic):
+    torch.compiler.reset()
+    compiled = torch.compile(heat_conduction, fullgraph=True, backend='aot_eager', dynamic=dynamic)
+    for height, width in [(6, 9), (7, 5)]:
+        x = torch.randn(2, height, width, 3, requires_grad=True)
+        k = torch.rand(height, width, 3, requires_grad=True)
+        seed = torch.randn(2, height, width, 3)
+        eager = torch.autograd.grad(heat_conduction(x, k), (x, k), seed)
+        traced = compiled(x, k)
+        torch.testing.assert_close(traced, heat_conduction(x, k))
+        torch.testing.assert_close(torch.autograd.grad(traced, (x, k), seed), eager)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r'got \(1, 4, 5, 2\) and \(5, 4, 2\)$'):
+        heat_conduction(torch.zeros(1, 4, 5, 2), torch.zeros(5, 4, 2))
+    with pytest.raises(ValueError, match=r'x \(B, H, W, C\) and k \(H, W, C\), got \(4, 5, 2\)'):
+        heat_conduction(torch.zeros(4, 5, 2), torch.zeros(4, 5, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype', [torch.float32, *LOW_PRECISION], ids=str)
+def test_gpu_agrees_with_scipy(dtype):
+    x = torch.randn(2, 56, 83, 8, device='cuda', dtype=dtype)
+    k = torch.rand(56, 83, 8, device='cuda')
+    atol = 1e-4 if dtype == torch.float32 else 16 * torch.finfo(dtype).eps
+    warm = heat_conduction(x, k).double().cpu()
+    torch.testing.assert_close(warm, heat_scipy(x, k), atol=atol, rtol=0)

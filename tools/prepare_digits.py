@@ -1,0 +1,74 @@
+"""Make the embedded demo data: handwritten digits, alone and composed into scenes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmvheat.datasets import DigitsSpec, prepare_digits
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    default = DigitsSpec()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data-root', default='data/digits', help='folder to make')
+    parser.add_argument('--seed', type=int, default=default.seed)
+    parser.add_argument('--num-train-scenes', type=int, default=default.num_train_scenes)
+    parser.add_argument('--num-val-scenes', type=int, default=default.num_val_scenes)
+    parser.add_argument('--num-train-digits', type=int, default=default.num_train_digits)
+    parser.add_argument('--num-val-digits', type=int, default=default.num_val_digits)
+    parser.add_argument('--train-renders', type=int, default=default.train_renders)
+    parser.add_argument('--val-renders', type=int, default=default.val_renders)
+    parser.add_argument('--workers', type=int, default=2, help='threads')
+    parser.add_argument('--force', action='store_true', help='make the data even if they are there')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the data, or find them made; return the exit status."""
+    args = vars(parse_args(argv))
+    data_root = args.pop('data_root')
+    console = Console()
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn('images, left'),
+        TimeRemainingColumn(),
+    )
+    start = time.perf_counter()
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task('drawing digits', total=None, visible=False)
+
+            def advance(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, visible=True)
+
+            root = prepare_digits(data_root, **args, progress=advance)
+            made = bar.tasks[task].completed
+    except OSError as error:
+        reason = f'{error.strerror or error}: {error.filename or data_root}'
+        return _fail(f'cannot write data root {data_root!r} ({reason}): name another --data-root')
+    except (ImportError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print('interrupted: the data root is as it was', file=sys.stderr)
+        return 130
+    seconds = time.perf_counter() - start
+    what = f'made {made:.0f} images in {seconds:.0f} s' if made else 'already complete'
+    console.print(f'{root}: {what}', highlight=False, soft_wrap=True)
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f'error: {message}', file=sys.stderr)
+    return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

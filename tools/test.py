@@ -1,0 +1,63 @@
+"""Test a classifier, detector or segmentor: the config's scope decides."""
+
+import sys
+
+from mmvheat.engine import apply_stack_fixes
+from mmvheat.engine.command_line import ArgumentParser
+from mmvheat.engine.errors import config_errors, run_command
+
+
+def parse_args(argv: list[str] | None = None):
+    """Read the command line."""
+    parser = ArgumentParser('Test (and evaluate) a model of mmpretrain, mmdet or mmseg.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument(
+        '--out',
+        metavar='FILE.pkl',
+        help='write the predictions to this pickle file; for mmseg a name without .pkl is a folder '
+        'that gets the label maps as png files',
+    )
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='draw the predictions for every image under this folder '
+        '(mmseg: DIR/vis_data/vis_image)',
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that --show shows an image (2)'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation by the config's tta_model and tta_pipeline, or by flipping",
+    )
+    parser.add_common_arguments()
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build the Runner from config and command line, and test."""
+    args = parse_args(argv)
+    apply_stack_fixes()
+    from mmengine.registry import RUNNERS
+
+    from mmvheat.engine.checkpoint_check import check_weights_fit, read_weights
+    from mmvheat.engine.runner import Runner
+    from mmvheat.engine.test_config import build_dump, prepare_testing
+
+    weights = read_weights(args.checkpoint)
+    cfg = prepare_testing(args)
+    with config_errors(args.config):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_weights_fit(runner.model, weights, args.checkpoint)
+    del weights
+    dump = build_dump(cfg.default_scope, args.out)
+    if dump is not None:
+        runner.test_evaluator.metrics.append(dump)
+    runner.test()
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))
