@@ -27,8 +27,8 @@ demo: setup  ## pretrain, convert, train and test detection and segmentation on 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch
 
-test: lint  ## lint, then run the tests
-	@$(VENV) -m pytest
+test: lint  ## lint, then run the tests (PYTEST_ARGS="-n 2 -k ops" and the like are passed on)
+	@$(VENV) -m pytest $(PYTEST_ARGS)
 
 lint: setup  ## check style and formatting
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .

@@ -24,7 +24,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--num-val-digits', type=int, default=default.num_val_digits)
     parser.add_argument('--train-renders', type=int, default=default.train_renders)
     parser.add_argument('--val-renders', type=int, default=default.val_renders)
-    parser.add_argument('--workers', type=int, default=2, help='threads')
     parser.add_argument('--force', action='store_true', help='make the data even if they are there')
     return parser.parse_args(argv)
 

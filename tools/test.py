@@ -22,8 +22,8 @@ def parse_args(argv: list[str] | None = None):
     parser.add_argument(
         '--show-dir',
         metavar='DIR',
-        help='draw the predictions for every image under this folder '
-        '(mmseg: DIR/vis_data/vis_image)',
+        help='draw the predictions of every image under this folder (mmseg: under '
+        'DIR/vis_data/vis_image); of several processes the first alone draws its share',
     )
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show shows an image (2)'

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +35,16 @@ _PNG_OPTIONS = (
 def build_digits(
     folder: Path,
     spec: DigitsSpec,
-    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
     """Write the data set.
 
-    Every digit and every scene has a seed of its own, so the bytes do not depend on the order of
-    making.
+    Every digit and every scene has a seed of its own, so the first ones stay what they are
+    when more are asked for.
 
     Args:
         folder: An empty folder.
         spec: What to write.
-        workers: Threads.
         progress: Called with images done and images in all, after each.
 
     Returns:
@@ -73,31 +69,25 @@ def build_digits(
             progress(done, total)
 
     instances = {}
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for split in _SPLITS:
-            target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
-            draw = partial(_write_portraits, target, digits[split], renders[split], spec, split)
-            for _ in pool.map(draw, range(len(digits[split].labels))):
-                advance(renders[split])
-        for split in _SPLITS:
-            target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
-            draw = partial(_write_scene, target, digits[split], spec, split)
-            members = []
-            for scene in pool.map(draw, range(scenes[split])):
-                members.append(scene)
-                advance(1)
-            instances[split] = sum(len(annotations) for _, annotations in members)
-            target = _make_folders(folder / 'scenes', ('annotations',)) / 'annotations'
-            document = json.dumps(coco_file(members, spec.scene.scene_size))
-            (target / f'instances_{split}.json').write_text(document)
-    finally:
-        # After an interrupt or a full disk, thousands of waiting images are not drawn any more.
-        pool.shutdown(cancel_futures=True)
+    for split in _SPLITS:
+        target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
+        for index in range(len(digits[split].labels)):
+            _write_portraits(target, digits[split], renders[split], spec, split, index)
+            advance(renders[split])
+    annotations = _make_folders(folder / 'scenes' / 'annotations')
+    for split in _SPLITS:
+        target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
+        members = []
+        for index in range(scenes[split]):
+            members.append(_write_scene(target, digits[split], spec, split, index))
+            advance(1)
+        document = coco_file(members, spec.scene.scene_size)
+        (annotations / f'instances_{split}.json').write_text(json.dumps(document))
+        instances[split] = len(document['annotations'])
     return instances
 
 
-def _make_folders(parent: Path, names: tuple[str, ...]) -> Path:
+def _make_folders(parent: Path, names: tuple[str, ...] = ('',)) -> Path:
     for name in names:
         (parent / name).mkdir(parents=True, exist_ok=True)
     return parent

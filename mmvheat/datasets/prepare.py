@@ -29,7 +29,6 @@ def prepare_digits(
     num_val_digits: int = NUM_VAL_DIGITS,
     train_renders: int = 8,
     val_renders: int = 2,
-    workers: int = 2,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -55,7 +54,6 @@ def prepare_digits(
         num_val_digits: Validation digits used, 1 to 450.
         train_renders: Classification images of each training digit, >= 1.
         val_renders: Classification images of each validation digit, >= 1.
-        workers: Threads; the result does not depend on them.
         force: Make them even if they are there.
         progress: Called with images done and images in all, after each.
 
@@ -77,8 +75,6 @@ def prepare_digits(
         train_renders=train_renders,
         val_renders=val_renders,
     )
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f'workers must be an integer of at least 1, got {workers!r}')
     path = check_root(root, ('cls', 'scenes', MANIFEST))
     if not force and is_complete(path, spec.fingerprint):
         return path
@@ -90,7 +86,7 @@ def prepare_digits(
         # Another process may have made them while this one waited.
         if force or not is_complete(path, spec.fingerprint):
             with replaced(path) as fresh:
-                instances = build_digits(fresh, spec, workers, progress)
+                instances = build_digits(fresh, spec, progress)
                 content = {
                     'version': GENERATOR_VERSION,
                     'fingerprint': spec.fingerprint,

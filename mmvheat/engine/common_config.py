@@ -24,8 +24,7 @@ def load_config(args: argparse.Namespace) -> Config:
         args: With ``config``, ``cfg_options``, ``launcher`` and ``work_dir``.
 
     Returns:
-        A config of one of the three libraries, which is imported, with an absolute
-        ``work_dir`` that can be written.
+        A config of one of the three libraries, which is imported, with an absolute ``work_dir``.
 
     Raises:
         CommandLineError: If any of that cannot be had.
@@ -51,8 +50,8 @@ def load_config(args: argparse.Namespace) -> Config:
     _import_library(cfg, path)
     cfg.launcher = args.launcher
     # Command line before config before the default.
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{path.stem}'
-    cfg.work_dir = str(writable_folder(cfg.work_dir, '--work-dir'))
+    work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{path.stem}'
+    cfg.work_dir = str(Path(work_dir).absolute())
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name):
             cfg[name] = _complete_dataloader(cfg[name], cfg.default_scope)

@@ -7,6 +7,7 @@ from mmengine.dist import get_rank
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from .checkpoint_hook import SafeCheckpointHook
 from .cpu_group import start_cpu_group, uses_cpu
@@ -64,8 +65,8 @@ class Runner(MMEngineRunner):
                 loader = self.build_dataloader(
                     loader, self.seed, randomness.get('diff_rank_seed', False)
                 )
-                # Only an ordinary, indexed dataset can be drawn from at any place.
-                if loader.batch_sampler is not None:
+                # Only a dataset with indices can be drawn from at any place.
+                if not isinstance(loader.dataset, IterableDataset):
                     loader = SeededLoader(loader, self.seed, get_rank())
             self._train_dataloader = loader
             try:

@@ -42,6 +42,13 @@ class _SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self._dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Hooks that switch the pipeline must reach the dataset that has one.
+        if name == '_dataset':
+            super().__setattr__(name, value)
+        else:
+            setattr(self._dataset, name, value)
+
     def __getitem__(self, draw: _Draw) -> Any:
         seed_generators(draw.seed)
         return self._dataset[int(draw)]

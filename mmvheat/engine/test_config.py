@@ -40,12 +40,13 @@ def prepare_testing(args: argparse.Namespace) -> Config:
         cfg.pop(name, None)
     for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg.pop(name, None)
-    if args.show or args.show_dir:
-        _visualize(cfg, args)
     if args.tta:
         use_tta(cfg)
+    if args.show or args.show_dir:
+        _visualize(cfg, args)
     if args.out:
         _check_out(cfg, args.out)
+    writable_folder(cfg.work_dir, '--work-dir')
     return cfg
 
 
@@ -87,6 +88,11 @@ def _visualize(cfg: Config, args: argparse.Namespace) -> None:
     on_linux = sys.platform.startswith('linux')
     if args.show and on_linux and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ):
         raise CommandLineError('--show needs a display and there is none: use --show-dir DIR')
+    if args.tta and cfg.default_scope == 'mmpretrain':
+        raise CommandLineError(
+            '--tta: the visualization hook of mmpretrain draws single images, not their augmented '
+            'views: test with either --tta or --show, --show-dir'
+        )
     folder = str(writable_folder(args.show_dir, '--show-dir')) if args.show_dir else None
     hook.interval = 1
     if args.show:
@@ -100,4 +106,5 @@ def _visualize(cfg: Config, args: argparse.Namespace) -> None:
     if folder and cfg.default_scope == 'mmdet':
         hook.test_out_dir = folder
     elif folder:
-        cfg.visualizer.save_dir = folder
+        default = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+        cfg.visualizer = dict(cfg.get('visualizer', default), save_dir=folder)

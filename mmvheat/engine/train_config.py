@@ -1,12 +1,13 @@
 """The config of a training run from the command line of ``tools/train.py``."""
 
 import argparse
+import os
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from .checkpoint_check import find_resumable, read_resumable, read_weights
-from .common_config import load_config
+from .common_config import load_config, writable_folder
 from .cpu_group import uses_cpu
 from .errors import CommandLineError
 
@@ -40,7 +41,13 @@ def prepare_training(args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     _choose_start(cfg, args.resume)
+    writable_folder(cfg.work_dir, '--work-dir')
     return cfg
+
+
+def _log(message: str) -> None:
+    if os.environ.get('RANK', '0') == '0':
+        print_log(message, 'current')
 
 
 def _set_seed(cfg: Config, seed: int) -> None:
@@ -70,9 +77,7 @@ def _choose_start(cfg: Config, resume: str | None) -> None:
     if cfg.resume and path is None:
         found = find_resumable(cfg.work_dir)
         if found is None:
-            print_log(
-                f'No checkpoint to resume in {cfg.work_dir}: training starts anew.', 'current'
-            )
+            _log(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
             cfg.resume = False
         else:
             path, checkpoint = found
@@ -84,6 +89,8 @@ def _choose_start(cfg: Config, resume: str | None) -> None:
         return
     cfg.load_from = path
     # The order of the data comes from the seed, which mmengine restores too late for them.
-    seed = checkpoint['meta'].get('seed')
+    seed, given = checkpoint['meta'].get('seed'), cfg.get('randomness', {}).get('seed')
     if seed is not None:
+        if given not in (None, seed):
+            _log(f'{path} was trained with seed {seed}: resuming with that, not with {given}.')
         _set_seed(cfg, seed)

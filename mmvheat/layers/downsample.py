@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from .halving_conv import HalvingConv2d
 from .layout import channels_first, channels_last
 
 __all__ = ['Downsample']
@@ -16,10 +17,7 @@ class Downsample(nn.Sequential):
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_dim, out_dim, kernel_size=3, stride=2, padding=1, bias=False),
-            nn.LayerNorm(out_dim),
-        )
+        super().__init__(HalvingConv2d(in_dim, out_dim, bias=False), nn.LayerNorm(out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, in_dim) to (B, ceil(H / 2), ceil(W / 2), out_dim)."""

@@ -1,4 +1,4 @@
-"""Views between the channels-last maps of the blocks and the channels-first maps of convolutions."""
+"""Views between the blocks' channels-last maps and the convolutions' channels-first ones."""
 
 from torch import Tensor, nn
 

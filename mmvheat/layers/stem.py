@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .halving_conv import HalvingConv2d
 from .layout import ToChannelsLast, channels_first
 
 __all__ = ['Stem']
@@ -18,9 +19,9 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, dim: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, dim // 2, kernel_size=3, stride=2, padding=1)
+        self.conv1 = HalvingConv2d(in_channels, dim // 2)
         self.norm1 = nn.Sequential(ToChannelsLast(), nn.LayerNorm(dim // 2, eps=1e-6))
-        self.conv2 = nn.Conv2d(dim // 2, dim, kernel_size=3, stride=2, padding=1)
+        self.conv2 = HalvingConv2d(dim // 2, dim)
         self.norm2 = nn.Sequential(ToChannelsLast(), nn.LayerNorm(dim, eps=1e-6))
 
     def forward(self, x: Tensor) -> Tensor:

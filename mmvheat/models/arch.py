@@ -36,9 +36,11 @@ class VHeatArch:
             dims = [dims * 2**i for i in range(len(depths))]
         dims = self._positive_integers('dims', dims)
         if len(dims) != len(depths):
-            raise ValueError(f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}')
+            raise ValueError(
+                f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}'
+            )
         if dims[0] % 2:
-            raise ValueError(f'the first of dims is halved in the stem, so it is even, got {dims[0]}')
+            raise ValueError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
         if self.mlp_ratio <= 0:
             raise ValueError(f'mlp_ratio is positive, got {self.mlp_ratio}')
         object.__setattr__(self, 'depths', depths)
@@ -80,7 +82,7 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
         by_name = ARCHS | {name[0]: value for name, value in ARCHS.items()}
         if arch not in by_name:
             raise ValueError(
-                f'unknown arch {arch!r}: use one of {", ".join(ARCHS)}, or a dict of depths and dims'
+                f'unknown arch {arch!r}: use {", ".join(ARCHS)}, or a dict of depths and dims'
             )
         return by_name[arch]
     if not isinstance(arch, Mapping):

@@ -123,7 +123,7 @@ class VHeat(BaseModule):
             raise ValueError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
-                f'frozen_stages is -1 (none), 0 (stem) up to {num_stages} (all), got {frozen_stages}'
+                f'frozen_stages is -1 (none), 0 (stem) to {num_stages} (all), got {frozen_stages}'
             )
         self.frozen_stages = frozen_stages
         # What other tools ask a backbone for: channels and stride of every map it returns.
@@ -209,7 +209,7 @@ class VHeat(BaseModule):
 
 def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Check ``img_size`` and make it (height, width)."""
-    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
     if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ValueError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
     return size

@@ -59,6 +59,5 @@ def test_a_drawn_digit_is_the_digit_and_not_its_mirror_image():
         views = (crop, crop[::-1], crop[:, ::-1], crop[::-1, ::-1])
         likenesses.append([np.corrcoef(small.ravel(), view.ravel())[0, 1] for view in views])
     likenesses = np.array(likenesses)
-    print(likenesses[:,0].mean(), np.mean(likenesses.argmax(axis=1) == 0))
     assert likenesses[:, 0].mean() > 0.9
     assert np.mean(likenesses.argmax(axis=1) == 0) > 0.97

@@ -44,3 +44,12 @@ def test_bad_input_is_one_line(main, tmp_path, monkeypatch, capsys, arguments, m
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['taken']
     assert (tmp_path / 'taken').read_text() == 'precious'
+
+
+def test_interrupt_is_one_line(main, monkeypatch, tmp_path, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.__globals__, 'prepare_digits', interrupted)
+    assert main(['--data-root', str(tmp_path / 'digits')]) == 130
+    assert capsys.readouterr().err == 'interrupted: the data root is as it was\n'

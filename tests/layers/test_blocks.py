@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvheat.layers import Downsample, DropPath, HeatBlock, Mlp, Stem
+from mmvheat.layers import Downsample, DropPath, HalvingConv2d, HeatBlock, Mlp, Stem
 
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 300), (16, 16), (77, 101)]
 
@@ -38,6 +38,22 @@ def test_stem_and_downsample_round_up(height, width):
     assert Stem(3, 8)(torch.randn(2, 3, height, width)).shape == (2, *ceil, 8)
     ceil = [-(-height // 2), -(-width // 2)]
     assert Downsample(4, 6)(torch.randn(2, height, width, 4)).shape == (2, *ceil, 6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('width', [1, 2, 3, 4])
+@pytest.mark.parametrize('height', [1, 2, 9, 75])
+def test_halving_a_thin_map_is_a_plain_convolution(height, width, dtype):
+    conv = HalvingConv2d(8, 16)
+    x = torch.randn(2, 8, height, width)
+    y = F.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
+    seed = torch.randn_like(y)
+    grads = torch.autograd.grad(y, conv.weight, seed)[0]
+    thin = conv.to(dtype)(x.to(dtype))
+    close = dict(atol=1e-5, rtol=1e-5) if dtype == torch.float32 else dict(atol=0.1, rtol=0.02)
+    torch.testing.assert_close(thin.float(), y.detach(), **close)
+    thin_grads = torch.autograd.grad(thin, conv.weight, seed.to(dtype))[0].float()
+    torch.testing.assert_close(thin_grads, grads, atol=10 * close['atol'], rtol=close['rtol'])
 
 
 @pytest.mark.parametrize('module', [Stem(3, 8), Downsample(3, 8)], ids=lambda m: type(m).__name__)

@@ -62,7 +62,8 @@ def test_gradients_reach_the_map_the_embedding_and_all_weights():
     parameters = dict(layer.named_parameters())
 
     def run(x, embed, *values):
-        return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x, embed))
+        named = dict(zip(parameters, values, strict=True))
+        return torch.func.functional_call(layer, named, (x, embed))
 
     assert torch.autograd.gradcheck(run, (x, embed, *parameters.values()))
     layer(x, embed).square().sum().backward()

@@ -17,7 +17,7 @@ from mmvheat.ops import resize_freq_embed
 
 SMALL = dict(depths=(1, 1, 2, 1), dims=8, post_norm=True, layer_scale_init_value=0.5)
 PLAIN = dict(depths=[1, 2], dims=[8, 12], mlp_ratio=2)
-SIZES = [(1, 1), (7, 300), (77, 101), (512, 683), (64, 64)]
+SIZES = [(1, 1), (7, 300), (300, 7), (77, 101), (512, 683), (64, 64)]
 
 
 def build(arch=SMALL, img_size=64, seed=0, **kwargs) -> VHeat:
@@ -100,7 +100,7 @@ def test_a_low_precision_model():
 
 def test_compiles_without_a_graph_break():
     torch.compiler.reset()
-    model = build(PLAIN).eval()
+    model = build(PLAIN, out_indices=(0, 1)).eval()
     images = torch.randn(1, 3, 40, 64)
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend='eager')
@@ -111,7 +111,9 @@ def test_compiles_without_a_graph_break():
 # Architectures and outputs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (3,), (0, 2), (2, 0), 1, -1, (-1, 1), [1, 2]])
+@pytest.mark.parametrize(
+    'out_indices', [(0, 1, 2, 3), (3,), (0, 2), (2, 0), 1, -1, (-1, 1), [1, 2]]
+)
 def test_out_indices_choose_among_the_maps(out_indices):
     full, images = build().eval(), torch.randn(1, 3, 50, 70)
     model = build(out_indices=out_indices).eval()
@@ -120,10 +122,11 @@ def test_out_indices_choose_among_the_maps(out_indices):
     maps, outs = full(images), model(images)
     chosen = [out_indices] if isinstance(out_indices, int) else out_indices
     assert len(outs) == len(chosen)
-    for i, out, channels, stride in zip(chosen, outs, model.out_channels, model.out_strides, strict=True):
+    for i, out in zip(chosen, outs, strict=True):
         assert torch.equal(out, maps[i])
-        assert out.shape[1] == channels
-        assert out.shape[2:] == (-(-50 // stride), -(-70 // stride))
+    assert tuple(out.shape[1] for out in outs) == model.out_channels
+    ceil = [(-(-50 // stride), -(-70 // stride)) for stride in model.out_strides]
+    assert [tuple(out.shape[2:]) for out in outs] == ceil
     norms = {name.partition('.')[0] for name in model.state_dict() if name.startswith('outnorm')}
     assert norms == {f'outnorm{i % 4}' for i in chosen}
 
@@ -161,8 +164,8 @@ def test_an_arch_may_be_given_as_data_with_any_number_of_stages(arch):
 
 def test_drop_path_grows_linearly_over_all_blocks():
     model = build(drop_path_rate=0.4)
-    rates = [block.drop_path.drop_prob for stage in model.layers for block in list(stage)[: stage.depth]]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    blocks = [block for stage in model.layers for block in list(stage)[: stage.depth]]
+    assert [block.drop_path.drop_prob for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
 # Training ----------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def test_with_cp_changes_nothing(training, autocast):
     for out, expected in zip(saving[0], plain[0], strict=True):
         assert torch.equal(out, expected)
     for name, expected in plain[1].items():
-        torch.testing.assert_close(saving[1][name], expected, msg=lambda m: f'{name}: {m}')
+        assert torch.allclose(saving[1][name], expected, atol=1e-6, rtol=1e-5), name
 
 
 def test_with_cp_recomputes_the_blocks(monkeypatch):
@@ -202,13 +205,14 @@ def test_with_cp_recomputes_the_blocks(monkeypatch):
 @pytest.mark.parametrize('size', [(64, 64), (50, 70)])
 @pytest.mark.parametrize('arch', [SMALL, dict(SMALL, post_norm=False, layer_scale_init_value=None)])
 def test_every_parameter_gets_a_gradient(arch, size):
-    for name, gradient in gradients(build(arch, drop_path_rate=0), torch.randn(2, 3, *size))[1].items():
+    model, images = build(arch, drop_path_rate=0), torch.randn(2, 3, *size)
+    for name, gradient in gradients(model, images)[1].items():
         assert gradient is not None and gradient.isfinite().all() and gradient.any(), name
 
 
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 2, 3, 4])
 def test_frozen_stages_stay_frozen(frozen):
-    model = build(drop_path_rate=0.5, frozen_stages=frozen)
+    model = build(drop_path_rate=0.2, frozen_stages=frozen)
     model.eval().train()
 
     def is_frozen(name: str) -> bool:
@@ -219,7 +223,7 @@ def test_frozen_stages_stay_frozen(frozen):
 
     before = copy.deepcopy(model.state_dict())
     grads = gradients(model, torch.randn(8, 3, 64, 64))[1]
-    torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1).step()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad != is_frozen(name), name
         assert (grads[name] is None) == is_frozen(name), name
@@ -287,7 +291,11 @@ def test_running_leaves_no_trace_in_the_state_dict():
     assert not list(model.buffers())
 
 
-@pytest.mark.parametrize('clone', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=['deepcopy', 'pickle'])
+def pickled(model: VHeat) -> VHeat:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, pickled])
 def test_a_copy_stands_on_its_own(clone):
     images = torch.randn(1, 3, 50, 70)
     model = build().eval()
@@ -312,7 +320,8 @@ def test_embeddings_are_resized_while_loading(loader, nested, log):
     source, target = build(img_size=64, seed=1), build(img_size=(96, 40), seed=2)
     expected = {k: v.clone() for k, v in source.state_dict().items()}
     for i, embed in enumerate(target.freq_embed):
-        expected[f'freq_embed.{i}'] = resize_freq_embed(source.freq_embed[i], embed.shape[:2]).detach()
+        resized = resize_freq_embed(source.freq_embed[i], embed.shape[:2])
+        expected[f'freq_embed.{i}'] = resized.detach()
     given = source.state_dict()
     owner = nn.ModuleDict(dict(backbone=target)) if nested else target
     if nested:
@@ -327,7 +336,7 @@ def test_embeddings_are_resized_while_loading(loader, nested, log):
 
     loaded = target.state_dict()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-    assert {key: value.shape for key, value in given.items()} == shapes, 'the given dict is left alone'
+    assert {key: value.shape for key, value in given.items()} == shapes, 'it is left as it was'
     assert len(log) == 1 and '\n' not in log[0]
     prefix = 'backbone.' if nested else ''
     assert f'{prefix}freq_embed.0 16x16 -> 24x10' in log[0] and 'freq_embed.3' in log[0]
@@ -361,9 +370,9 @@ def test_weights_folded_for_inference_are_refused(nested):
     owner = nn.ModuleDict(dict(backbone=model)) if nested else model
     state = owner.state_dict()
     state[f'{prefix}layers.0.0.op.k_exp'] = torch.ones(16, 16, 8)
-    for load in (lambda: owner.load_state_dict(state, strict=False), lambda: load_state_dict(owner, state)):
+    for load in (nn.Module.load_state_dict, load_state_dict):
         with pytest.raises(ValueError, match=r'layers\.0\.0\.op\.k_exp.*training form') as error:
-            load()
+            load(owner, state, strict=False)
         assert '\n' not in str(error.value)
 
 
@@ -397,7 +406,7 @@ def test_a_file_of_mmengine_loads(tmp_path):
 @pytest.mark.parametrize(
     ('kwargs', 'error', 'message'),
     [
-        (dict(arch='huge'), ValueError, "unknown arch 'huge': use one of tiny, small, base"),
+        (dict(arch='huge'), ValueError, "unknown arch 'huge': use tiny, small, base"),
         (dict(arch=None), TypeError, 'a dict of depths and dims, got None'),
         (dict(arch=dict(depths=(1, 1))), ValueError, 'arch has no dims: its keys are depths, dims'),
         (dict(arch=dict(PLAIN, width=3)), ValueError, 'arch has unknown width: its keys are'),
@@ -409,15 +418,15 @@ def test_a_file_of_mmengine_loads(tmp_path):
         (dict(arch=dict(PLAIN, depths=())), ValueError, r'positive integers, got \(\)'),
         (dict(arch=dict(PLAIN, depths=3)), TypeError, 'sequence of integers, got 3'),
         (dict(arch=dict(PLAIN, mlp_ratio=0)), ValueError, 'mlp_ratio is positive, got 0'),
-        (dict(out_indices=(0, 4)), ValueError, 'out_indices has 4, but this arch has stages 0 to 3'),
+        (dict(out_indices=(0, 4)), ValueError, 'has 4, but this arch has stages 0 to 3'),
         (dict(out_indices=-5), ValueError, 'out_indices has -5'),
         (dict(out_indices=('0',)), ValueError, "out_indices has '0'"),
         (dict(out_indices=()), ValueError, 'out_indices is empty'),
         (dict(img_size=0), ValueError, 'img_size is a positive integer .*got 0'),
         (dict(img_size=(64, 64, 3)), ValueError, r'got \(64, 64, 3\)'),
-        (dict(img_size=64.0), (TypeError, ValueError), r'img_size .*got 64\.0'),
+        (dict(img_size=64.0), ValueError, r'img_size .*got 64\.0'),
         (dict(drop_path_rate=1.0), ValueError, r'drop_path_rate is in \[0, 1\), got 1\.0'),
-        (dict(frozen_stages=5), ValueError, r'up to 4 \(all\), got 5'),
+        (dict(frozen_stages=5), ValueError, r'to 4 \(all\), got 5'),
         (dict(frozen_stages=-2), ValueError, 'frozen_stages is -1 .*got -2'),
     ],
 )

@@ -105,7 +105,7 @@ def test_nothing_overflows_on_the_map_of_a_2048_image(dtype):
     x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_()
     warm = heat_conduction(x, torch.full((512, 512, 1), 0.1))
     # An orthonormal constant coefficient would be 512 * 10000, far beyond float16.
-    torch.testing.assert_close(warm.float(), torch.full_like(warm, 10_000).float(), rtol=0.02, atol=0)
+    assert ((warm.float() / 10_000 - 1).abs() < 0.02).all()
     warm.mean().backward()
     assert x.grad.isfinite().all()
 

@@ -239,7 +239,10 @@ def test_failing_command_gives_one_line(stack, call, monkeypatch, output, expect
 
 def test_interrupt_ends_the_children(stack, call, monkeypatch, tmp_path):
     pid_file = tmp_path / 'pid'
-    command = ['sh', '-c', f'sleep 60 & echo $! > {pid_file}; wait']
+    script = f'touch $TMPDIR/object.o; sleep 60 & echo $! > {pid_file}; wait'
+    command = ['sh', '-c', script]
+    monkeypatch.setattr(stack.tempfile, 'tempdir', str(tmp_path / 'scratch'))
+    (tmp_path / 'scratch').mkdir()
 
     def describe(output, elapsed):
         if pid_file.exists():
@@ -249,6 +252,7 @@ def test_interrupt_ends_the_children(stack, call, monkeypatch, tmp_path):
     monkeypatch.setattr(stack, 'set_up', lambda: stack.run(command, describe))
     status, error = call()
     assert status == 2 and 'interrupted' in one_line(error)
+    assert not list((tmp_path / 'scratch').iterdir())
     state = Path('/proc') / pid_file.read_text().strip() / 'stat'
     deadline = time.monotonic() + 5
     while state.exists() and state.read_text().split()[2] != 'Z' and time.monotonic() < deadline:

@@ -107,14 +107,9 @@ def test_tta_flips_without_a_word_of_it_in_the_config(
     process = start('test.py', config, checkpoint, '--tta', '--work-dir', work_dir)
     config, checkpoint = CONFIGS / 'classification.py', trained('classification')[0]
     plain, flipped = tmp_path / 'plain.pkl', tmp_path / 'flipped.pkl'
-    run(
-        'test.py',
-        config,
-        checkpoint,
-        *('--tta', '--work-dir', tmp_path / 'classification'),
-        *('--out', flipped, '--show-dir', tmp_path / 'drawn'),
-    )
-    run('test.py', config, checkpoint, '--work-dir', tmp_path / 'classification', '--out', plain)
+    arguments = ['test.py', config, checkpoint, '--work-dir', tmp_path / 'classification', '--out']
+    run(*arguments, flipped, '--tta')
+    run(*arguments, plain, '--show-dir', tmp_path / 'drawn')
     differences = [
         (left['pred_score'] - right['pred_score']).abs().max().item()
         for left, right in zip(_load(plain), _load(flipped), strict=True)

@@ -325,7 +325,9 @@ def run(command, describe=None, **env):
         SetupError: the command failed; the message holds the cause and the log's path.
     """
     progress = Progress()
-    with LOG.open('a+', errors='replace') as log:
+    # Its own TMPDIR, because pip leaves its build folder behind when it is told to end.
+    temporary = tempfile.TemporaryDirectory(prefix='mmvheat-setup-', ignore_cleanup_errors=True)
+    with temporary as scratch, LOG.open('a+', errors='replace') as log:
         log.write('\n$ ' + ' '.join(map(str, command)) + '\n')
         log.flush()
         begin = log.tell()
@@ -335,7 +337,7 @@ def run(command, describe=None, **env):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_env(**env),
+            env=child_env(TMPDIR=scratch, **env),
             cwd=str(ROOT),
             start_new_session=True,
         )

@@ -91,9 +91,7 @@ model = dict(
 load = dict(type='LoadImageFromFile')
 labels = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
 resize = dict(type='Resize', scale=(64, 64), keep_ratio=True)
-data = dict(
-    type='CocoDataset', data_root=data_root, metainfo=dict(classes=('square', 'disc'))
-)
+data = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=('square', 'disc')))
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,

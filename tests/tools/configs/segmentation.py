@@ -17,10 +17,11 @@ model = dict(
         arch=dict(depths=[1, 1, 1, 1], dims=8),
         img_size=64,
         drop_path_rate=0.3,
+        out_indices=(3,),
     ),
     decode_head=dict(
         type='FCNHead',
-        in_channels=8,
+        in_channels=64,
         in_index=0,
         channels=8,
         num_convs=1,
