@@ -7,17 +7,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from mmvheat.checkpoint import MAX_SIDE, TASKS, convert_file
+from mmvheat.command_line import OneLineParser
 from mmvheat.ops import FREQ_EMBED_MODES
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, as every other error here."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f'error: {message}; see --help\n')
 
 
 def _side(text: str) -> int:
@@ -27,7 +20,7 @@ def _side(text: str) -> int:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = OneLineParser(
         description='Fit the frequency embeddings of a vHeat checkpoint to another image size '
         'and name its keys for mmdetection, mmsegmentation and mmpretrain.',
         allow_abbrev=False,

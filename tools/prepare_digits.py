@@ -9,13 +9,14 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmvheat.command_line import OneLineParser
 from mmvheat.datasets import DigitsSpec, prepare_digits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     default = DigitsSpec()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument('--data-root', default='data/digits', help='folder to make')
     parser.add_argument('--seed', type=int, default=default.seed)
     parser.add_argument('--num-train-scenes', type=int, default=default.num_train_scenes)

@@ -5,6 +5,7 @@ import sys
 from mmvheat.engine import apply_stack_fixes
 from mmvheat.engine.command_line import ArgumentParser
 from mmvheat.engine.errors import config_errors, run_command
+from mmvheat.engine.process_group import end_group
 
 
 def parse_args(argv: list[str] | None = None):
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     with config_errors(args.config):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    end_group()
 
 
 if __name__ == '__main__':

@@ -40,7 +40,7 @@ test_cfg = dict()
 # schedule
 max_iters = 1500
 train_cfg = dict(by_epoch=False, max_iters=max_iters)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=max_iters // 15),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=max_iters // 15, end=max_iters),

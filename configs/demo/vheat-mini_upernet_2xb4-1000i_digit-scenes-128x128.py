@@ -101,7 +101,7 @@ max_iters = 1000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25))),
 )
 param_scheduler = [

@@ -8,8 +8,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .cpu_group import uses_cpu
 from .errors import CommandLineError
+from .process_group import uses_cpu
 
 __all__ = ['LIBRARIES', 'load_config', 'writable_folder']
 

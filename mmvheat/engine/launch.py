@@ -14,8 +14,8 @@ import torch
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from .cpu_group import uses_cpu
 from .errors import CommandLineError, run_command
+from .process_group import uses_cpu
 
 __all__ = ['main']
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from .checkpoint_hook import SafeCheckpointHook
-from .cpu_group import start_cpu_group, uses_cpu
 from .errors import config_errors
 from .exact_resume_hook import ExactResumeHook
+from .process_group import start_cpu_group, uses_cpu
 from .seeded_loader import SeededLoader
 
 __all__ = ['Runner']

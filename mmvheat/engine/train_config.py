@@ -8,8 +8,8 @@ from mmengine.logging import print_log
 
 from .checkpoint_check import find_resumable, read_resumable, read_weights
 from .common_config import load_config, writable_folder
-from .cpu_group import uses_cpu
 from .errors import CommandLineError
+from .process_group import uses_cpu
 
 __all__ = ['prepare_training']
 

@@ -41,8 +41,8 @@ class VHeatArch:
             )
         if dims[0] % 2:
             raise ValueError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
-        if self.mlp_ratio <= 0:
-            raise ValueError(f'mlp_ratio is positive, got {self.mlp_ratio}')
+        if not isinstance(self.mlp_ratio, int | float) or self.mlp_ratio <= 0:
+            raise ValueError(f'mlp_ratio is a positive number, got {self.mlp_ratio!r}')
         object.__setattr__(self, 'depths', depths)
         object.__setattr__(self, 'dims', dims)
 

@@ -119,9 +119,9 @@ class VHeat(BaseModule):
         num_stages = len(arch.depths)
         self.img_size = _image_size(img_size)
         self.out_indices = _stage_indices(out_indices, num_stages)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
-        if not -1 <= frozen_stages <= num_stages:
+        if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate is a number in [0, 1), got {drop_path_rate!r}')
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
             raise ValueError(
                 f'frozen_stages is -1 (none), 0 (stem) to {num_stages} (all), got {frozen_stages}'
             )
@@ -164,7 +164,12 @@ class VHeat(BaseModule):
         Returns:
             A map for each of ``out_indices``, of shape
             (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``.
+
+        Raises:
+            ValueError: If ``x`` has not four dimensions.
         """
+        if x.dim() != 4:
+            raise ValueError(f'images have shape (B, C, H, W), got {tuple(x.shape)}')
         x = self.patch_embed(x)
         last = max(self.out_indices)
         outs = {}
@@ -210,7 +215,7 @@ class VHeat(BaseModule):
 def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Check ``img_size`` and make it (height, width)."""
     size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+    if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise ValueError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
     return size
 

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from mmvheat.engine.cpu_group import start_cpu_group
 from mmvheat.engine.errors import CommandLineError, config_errors, run_command
+from mmvheat.engine.process_group import start_cpu_group
 
 
 def test_a_mistake_is_one_line_and_status_2(capsys):

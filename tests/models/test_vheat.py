@@ -417,7 +417,8 @@ def test_a_file_of_mmengine_loads(tmp_path):
         (dict(arch=dict(PLAIN, dims=7)), ValueError, 'so it is even, got 7'),
         (dict(arch=dict(PLAIN, depths=())), ValueError, r'positive integers, got \(\)'),
         (dict(arch=dict(PLAIN, depths=3)), TypeError, 'sequence of integers, got 3'),
-        (dict(arch=dict(PLAIN, mlp_ratio=0)), ValueError, 'mlp_ratio is positive, got 0'),
+        (dict(arch=dict(PLAIN, mlp_ratio=0)), ValueError, 'mlp_ratio is a positive number, got 0'),
+        (dict(arch=dict(PLAIN, mlp_ratio='4')), ValueError, "positive number, got '4'"),
         (dict(out_indices=(0, 4)), ValueError, 'has 4, but this arch has stages 0 to 3'),
         (dict(out_indices=-5), ValueError, 'out_indices has -5'),
         (dict(out_indices=('0',)), ValueError, "out_indices has '0'"),
@@ -425,7 +426,10 @@ def test_a_file_of_mmengine_loads(tmp_path):
         (dict(img_size=0), ValueError, 'img_size is a positive integer .*got 0'),
         (dict(img_size=(64, 64, 3)), ValueError, r'got \(64, 64, 3\)'),
         (dict(img_size=64.0), ValueError, r'img_size .*got 64\.0'),
-        (dict(drop_path_rate=1.0), ValueError, r'drop_path_rate is in \[0, 1\), got 1\.0'),
+        (dict(drop_path_rate=1.0), ValueError, r'drop_path_rate is a number in \[0, 1\), got 1\.0'),
+        (dict(img_size=True), ValueError, 'img_size .*got True'),
+        (dict(drop_path_rate='a'), ValueError, "got 'a'"),
+        (dict(frozen_stages='all'), ValueError, 'frozen_stages is -1 .*got all'),
         (dict(frozen_stages=5), ValueError, r'to 4 \(all\), got 5'),
         (dict(frozen_stages=-2), ValueError, 'frozen_stages is -1 .*got -2'),
     ],
@@ -434,6 +438,11 @@ def test_bad_arguments_give_one_clear_line(kwargs, error, message):
     with pytest.raises(error, match=message) as raised:
         VHeat(**dict(dict(arch=SMALL), **kwargs))
     assert '\n' not in str(raised.value)
+
+
+def test_images_without_a_batch_are_refused():
+    with pytest.raises(ValueError, match=r'shape \(B, C, H, W\), got \(3, 64, 64\)'):
+        build()(torch.rand(3, 64, 64))
 
 
 @pytest.mark.parametrize('name', ['depth', 'embed_dims', 'pretrained', 'use_checkpoint'])

@@ -16,6 +16,12 @@ CONFIGS = Path(__file__).parent / 'configs'
 VAL_IMAGES = 5
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # mmengine collects the results of several processes in ./.dist_test.
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope='module')
 def trained(
     start: Callable[..., Popen], tmp_path_factory: pytest.TempPathFactory

@@ -1,10 +1,13 @@
 """Contact sheets of predictions beside the truth."""
 
+import contextlib
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.font_manager import findfont
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch import Tensor
@@ -78,9 +81,6 @@ def draw_segmentations(predictions: Path, mask_dir: Path, out: Path, scenes: int
 
 def _quiet_coco(annotations: Path) -> COCO:
     """Open a COCO file without its chatter."""
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(annotations))
 
@@ -97,9 +97,13 @@ def _draw_instances(
     if not names:
         return image
     colours = [_COLOURS[int(name)] for name in names]
-    stacked = _enlarge(torch.from_numpy(np.stack(masks)).bool())
-    image = draw_segmentation_masks(image, stacked, alpha=0.6, colors=colours)
-    return draw_bounding_boxes(image, boxes * _SCALE, labels=names, colors=colours, width=2)
+    for mask, colour in zip(masks, colours, strict=True):
+        # One after the other: drawn at once, overlapping masks would mix to brown.
+        enlarged = _enlarge(torch.from_numpy(mask).bool())
+        image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=colour)
+    return draw_bounding_boxes(
+        image, boxes * _SCALE, names, colours, width=2, font=findfont('DejaVu Sans'), font_size=18
+    )
 
 
 def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:

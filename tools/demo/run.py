@@ -4,24 +4,28 @@ Ends with a table of the figures, pictures of predictions, and status 1 if a fig
 floor.
 """
 
-import argparse
 import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from commands import CommandFailed, run_command
+from progress import StepProgress
 from rich.console import Console
 from rich.table import Table
+
+from mmvheat.command_line import OneLineParser
+from mmvheat.datasets import prepare_digits
 
 TOP = Path(__file__).resolve().parents[2]
 CONFIGS = TOP / 'configs' / 'demo'
 CLASSIFIER = CONFIGS / 'vheat-mini_2xb16-1500i_digits-64x64.py'
 DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
 SEGMENTOR = CONFIGS / 'vheat-mini_upernet_2xb4-1000i_digit-scenes-128x128.py'
-SCENES = Path('data/digits/scenes')
 
 PROCESSES = '2'
 # From three seeds of docs/demo.md: what a sound checkout does not fall below.
@@ -55,47 +59,56 @@ class Demo:
         self.outcome = Outcome(scratch, seed)
         self.console = console
         self._steps = 7 if scratch else 10
-        self._step = 0
+        self._number = 0
+        self._converted = work_dir / 'vheat-mini_digits_128px.pth'
 
     def run(self) -> Outcome:
         """Do all steps and keep the outcome."""
-        prepare = [sys.executable, 'tools/prepare_digits.py']
-        self._do('Draw digits and scenes', 'data', prepare)
+        figures = self.outcome.figures
+        with self._step('Draw digits and scenes', 'data'):
+            self._prepare()
         if not self.outcome.scratch:
             classifier = self._train('Pretrain a classifier on single digits', CLASSIFIER, 'cls')
-            figures = self._test('Test the classifier', CLASSIFIER, classifier, 'cls')
-            self.outcome.figures['top-1'] = figures['accuracy/top1']
+            logged = self._test('Test the classifier', CLASSIFIER, classifier, 'cls-test')
+            figures['top-1'] = logged['accuracy/top1']
             self._convert(classifier)
 
         detector = self._train('Train Mask R-CNN on scenes', DETECTOR, 'det')
-        figures = self._test('Test Mask R-CNN', DETECTOR, detector, 'det', '--out')
-        self.outcome.figures['box AP'] = 100 * figures['coco/bbox_mAP']
-        self.outcome.figures['mask AP'] = 100 * figures['coco/segm_mAP']
+        logged = self._test('Test Mask R-CNN', DETECTOR, detector, 'det-test')
+        figures['box AP'] = 100 * logged['coco/bbox_mAP']
+        figures['mask AP'] = 100 * logged['coco/segm_mAP']
 
         segmentor = self._train('Train UperNet on scenes', SEGMENTOR, 'seg')
-        figures = self._test('Test UperNet', SEGMENTOR, segmentor, 'seg', '--out')
-        self.outcome.figures['mIoU'] = figures['mIoU']
+        logged = self._test('Test UperNet', SEGMENTOR, segmentor, 'seg-test')
+        figures['mIoU'] = logged['mIoU']
         title = 'Test UperNet with test-time augmentation'
-        figures = self._test(title, SEGMENTOR, segmentor, 'seg-tta', '--tta')
-        self.outcome.figures['mIoU (TTA)'] = figures['mIoU']
+        logged = self._test(title, SEGMENTOR, segmentor, 'seg-tta', '--tta')
+        figures['mIoU (TTA)'] = logged['mIoU']
 
-        self._draw()
+        with self._step('Draw predictions', 'pictures'):
+            self._draw()
         result = json.dumps(asdict(self.outcome), indent=2)
         (self.work_dir / 'results.json').write_text(result + '\n')
         return self.outcome
 
-    @property
-    def _converted(self) -> Path:
-        return self.work_dir / 'vheat-mini_digits_128px.pth'
+    @contextmanager
+    def _step(self, title: str, name: str) -> Iterator[Path]:
+        """Announce a step and take its time; yields the log file it may write."""
+        self._number += 1
+        number = f'[{self._number}/{self._steps}]'
+        self.console.print(f'{number} {title}', style='bold', markup=False, highlight=False)
+        log = self.work_dir / 'logs' / f'{self._number:02d}-{name}.log'
+        began = time.perf_counter()
+        yield log
+        seconds = time.perf_counter() - began
+        self.outcome.seconds[name] = seconds
+        written = f', log: {log}' if log.exists() else ''
+        self.console.print(f'      done in {seconds:.0f} s{written}', highlight=False)
 
-    def _do(self, title: str, name: str, command: list[str]) -> None:
-        """Run one step and add its seconds to ``name``'s."""
-        self._step += 1
-        self.console.print(f'[bold][{self._step}/{self._steps}][/bold] {title}', highlight=False)
-        log = self.work_dir / 'logs' / f'{self._step:02d}-{name}.log'
-        seconds = run_command(command, log, self.console)
-        self.console.print(f'      done in {seconds:.0f} s, log: {log}', highlight=False)
-        self.outcome.seconds[name] = self.outcome.seconds.get(name, 0) + seconds
+    def _prepare(self) -> None:
+        """Make the data, unless they are there."""
+        with StepProgress(self.console, 'images') as progress:
+            prepare_digits(TOP / 'data' / 'digits', progress=progress.update)
 
     def _train(self, title: str, config: Path, name: str) -> Path:
         """Train through ``dist_train.sh``; return the last checkpoint."""
@@ -109,23 +122,22 @@ class Demo:
             ]
         elif config != CLASSIFIER:
             options.append(f'model.backbone.init_cfg.checkpoint={self._converted}')
-        command = ['bash', 'tools/dist_train.sh', _relative(config), PROCESSES]
+        command = ['bash', 'tools/dist_train.sh', str(config.relative_to(TOP)), PROCESSES]
         command += ['--work-dir', str(folder), '--cfg-options', *options]
-        self._do(title, name, command)
+        with self._step(title, name) as log:
+            run_command(command, TOP, log, self.console)
         return Path((folder / 'last_checkpoint').read_text().strip())
 
     def _test(
-        self, title: str, config: Path, checkpoint: Path, name: str, option: str | None = None
+        self, title: str, config: Path, checkpoint: Path, name: str, *flags: str
     ) -> dict[str, float]:
-        """Test through ``dist_test.sh``; return the figures it logged."""
-        folder = self.work_dir / f'{name}-test'
-        command = ['bash', 'tools/dist_test.sh', _relative(config), str(checkpoint), PROCESSES]
-        command += ['--work-dir', str(folder)]
-        if option == '--out':
-            command += ['--out', str(folder / 'predictions.pkl')]
-        elif option:
-            command.append(option)
-        self._do(title, f'{name}-test', command)
+        """Test through ``dist_test.sh``, keep the predictions, return the figures it logged."""
+        folder = self.work_dir / name
+        command = ['bash', 'tools/dist_test.sh', str(config.relative_to(TOP)), str(checkpoint)]
+        command += [PROCESSES, '--work-dir', str(folder)]
+        command += ['--out', str(folder / 'predictions.pkl'), *flags]
+        with self._step(title, name) as log:
+            run_command(command, TOP, log, self.console)
         (logged,) = folder.glob('*/*.json')
         return json.loads(logged.read_text())
 
@@ -133,32 +145,27 @@ class Demo:
         """Fit the classifier's frequency embeddings to the size of the scenes."""
         command = [sys.executable, 'interpolate4downstream.py', '--pt_pth', str(classifier)]
         command += ['--pt_size', '64', '--tg_pth', str(self._converted), '--tg_size', '128']
-        self._do('Convert its checkpoint from 64 to 128 pixels', 'convert', command)
+        with self._step('Convert its checkpoint from 64 to 128 pixels', 'convert') as log:
+            run_command(command, TOP, log, self.console)
 
     def _draw(self) -> None:
         """Draw predictions beside the truth."""
         from pictures import draw_detections, draw_segmentations
 
-        self._step += 1
-        self.console.print(
-            f'[bold][{self._step}/{self._steps}][/bold] Draw predictions', highlight=False
-        )
-        began = time.perf_counter()
-        annotations = SCENES / 'annotations' / 'instances_val.json'
+        scenes = TOP / 'data' / 'digits' / 'scenes'
         pictures = [
             draw_detections(
                 self.work_dir / 'det-test' / 'predictions.pkl',
-                annotations,
+                scenes / 'annotations' / 'instances_val.json',
                 self.work_dir / 'mask-rcnn.png',
             ),
             draw_segmentations(
                 self.work_dir / 'seg-test' / 'predictions.pkl',
-                SCENES / 'val' / 'masks',
+                scenes / 'val' / 'masks',
                 self.work_dir / 'upernet.png',
             ),
         ]
         self.outcome.pictures = [str(path) for path in pictures]
-        self.outcome.seconds['pictures'] = time.perf_counter() - began
 
 
 def report(outcome: Outcome, reference: Outcome | None, console: Console) -> list[str]:
@@ -184,7 +191,7 @@ def report(outcome: Outcome, reference: Outcome | None, console: Console) -> lis
         'box AP': ('det', 'det-test'),
         'mask AP': ('det', 'det-test'),
         'mIoU': ('seg', 'seg-test'),
-        'mIoU (TTA)': ('seg', 'seg-tta-test'),
+        'mIoU (TTA)': ('seg', 'seg-tta'),
     }
     floors = FLOORS | {'mIoU (TTA)': figures['mIoU']}
     beside = (reference.figures if reference else {}) if outcome.scratch else floors
@@ -213,51 +220,46 @@ def report(outcome: Outcome, reference: Outcome | None, console: Console) -> lis
     return []
 
 
-def _relative(path: Path) -> str:
-    """Name a file of the clone as a person standing at its top would."""
-    return str(path.relative_to(TOP))
+def load_reference(path: Path, seed: int) -> Outcome | None:
+    """Read the pretrained run of the same seed that a run from scratch compares with."""
+    if not path.is_file():
+        return None
+    outcome = Outcome(**json.loads(path.read_text()))
+    return outcome if outcome.seed == seed else None
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = OneLineParser(description=__doc__)
     parser.add_argument(
         '--scratch', action='store_true', help='train downstream without the pretrained backbone'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of all trainings (0)')
     parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/demo'), help='folder for the output'
+        '--work-dir',
+        type=Path,
+        default=TOP / 'work_dirs' / 'demo',
+        help='folder for the output (work_dirs/demo)',
     )
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo from the top of the clone; return the exit status."""
-    args = parse_args(argv)
-    console = Console(soft_wrap=False)
-    work_dir = args.work_dir / 'scratch' if args.scratch else args.work_dir / 'pretrained'
-    if work_dir.exists():
-        console.print(f'Removing the last run in {work_dir}', highlight=False)
-        shutil.rmtree(work_dir)
-    work_dir.mkdir(parents=True)
-    console.print('About 10 minutes on two CPU cores; Ctrl-C stops it.')
+    args = parser.parse_args(argv)
+    console = Console(soft_wrap=True)
+    top = args.work_dir.absolute()
+    work_dir = top / ('scratch' if args.scratch else 'pretrained')
     try:
+        if work_dir.exists():
+            console.print(f'Removing the last run in {work_dir}', highlight=False)
+            shutil.rmtree(work_dir)
+        work_dir.mkdir(parents=True)
+        console.print('About 10 minutes on two CPU cores; Ctrl-C stops it.', highlight=False)
         outcome = Demo(work_dir, args.scratch, args.seed, console).run()
-    except CommandFailed as failure:
-        print(failure.tail, file=sys.stderr, end='')
-        print(
-            f'error: `{failure.command}` ended with status {failure.status}: see {failure.log}',
-            file=sys.stderr,
-        )
+    except (CommandFailed, OSError, ValueError, ImportError) as failure:
+        print(f'error: {failure}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f'interrupted: logs are in {work_dir / "logs"}', file=sys.stderr)
+        print(f'error: interrupted; the logs are in {work_dir / "logs"}', file=sys.stderr)
         return 130
-    reference = None
-    kept = args.work_dir / 'pretrained' / 'results.json'
-    if args.scratch and kept.is_file():
-        reference = Outcome(**json.loads(kept.read_text()))
-    below = report(outcome, reference, console)
+    reference = load_reference(top / 'pretrained' / 'results.json', args.seed)
+    below = report(outcome, reference if args.scratch else None, console)
     for line in below:
         print(f'error: {line}', file=sys.stderr)
     return 1 if below else 0

@@ -447,6 +447,21 @@ def mmcv_wheel(pins):
             say(f'warning: no CUDA ops, Mask R-CNN cannot run on the GPU: {error}')
 
 
+def file_digest(path):
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def installed_digest(name, version):
+    """SHA-256 of the wheel that a package was installed from, as pip noted it, or None."""
+    for note in VENV.glob(f'lib/python*/site-packages/{name}-{version}.dist-info/direct_url.json'):
+        with contextlib.suppress(ValueError):
+            return (
+                json.loads(note.read_text()).get('archive_info', {}).get('hashes', {}).get('sha256')
+            )
+    return None
+
+
 def check_imports(wheel):
     """Import the stack, which the project is not part of; a wheel that fails leaves the cache."""
     try:
@@ -478,7 +493,9 @@ def set_up():
 
     say(f'[3/5] mmcv {pins["mmcv"]} with its ops')
     wheel = mmcv_wheel(pins)
-    run(pip('install', '--no-deps', '--force-reinstall', wheel))
+    # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
+    if installed_digest('mmcv', pins['mmcv']) != file_digest(wheel):
+        run(pip('install', '--no-deps', '--force-reinstall', wheel))
 
     say('[4/5] mmdet, mmsegmentation, mmpretrain and what they need (40 s)')
     if list(VENV.glob('lib/python*/site-packages/opencv_python-*.dist-info')):

@@ -1,4 +1,4 @@
-"""Process groups without a GPU."""
+"""Process groups: their start without a GPU, and their end."""
 
 import os
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-__all__ = ['start_cpu_group', 'uses_cpu']
+__all__ = ['end_group', 'start_cpu_group', 'uses_cpu']
 
 
 def uses_cpu() -> bool:
@@ -47,3 +47,14 @@ def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
     torch.set_num_threads(int(env.get('OMP_NUM_THREADS', 1)))
     wait = None if timeout is None else timedelta(seconds=timeout)
     dist.init_process_group('gloo', timeout=wait)
+
+
+def end_group() -> None:
+    """End the group, if there is one, once all processes are done.
+
+    mmengine leaves that to the interpreter's exit, where a process that is first breaks the
+    connections of the others.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,125 @@
+"""The demo's own logic: floors decide its status, a failed command names its cause."""
+
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torchvision.io import read_image, write_png
+
+DEMO = Path(__file__).parents[2] / 'tools' / 'demo'
+GOOD = {'top-1': 96.0, 'box AP': 75.0, 'mask AP': 78.0, 'mIoU': 72.0, 'mIoU (TTA)': 73.0}
+SECONDS = dict.fromkeys(('cls', 'cls-test', 'det', 'det-test', 'seg', 'seg-test', 'seg-tta'), 1.0)
+
+
+@pytest.fixture(scope='module')
+def demo():
+    sys.path.insert(0, str(DEMO))
+    yield importlib.import_module('run')
+    sys.path.remove(str(DEMO))
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=100)
+
+
+def outcome(demo, scratch=False, **figures):
+    values = dict(GOOD, **figures)
+    if scratch:
+        del values['top-1']
+    return demo.Outcome(scratch, 0, values, dict(SECONDS), ['a/picture.png'])
+
+
+def test_good_figures_pass_and_are_all_in_the_table(demo, console):
+    assert demo.report(outcome(demo), None, console) == []
+    text = console.file.getvalue()
+    assert all(name in text and f'{value:.1f}' in text for name, value in GOOD.items())
+    assert 'a/picture.png' in text
+
+
+@pytest.mark.parametrize('name', ['top-1', 'box AP', 'mask AP', 'mIoU'])
+def test_each_floor_fails_the_run(demo, console, name):
+    low = demo.FLOORS[name] - 0.1
+    below = demo.report(outcome(demo, **{name: low, 'mIoU (TTA)': 99.0}), None, console)
+    assert below == [f'{name} is {low:.1f}, below its floor of {demo.FLOORS[name]:.1f}']
+
+
+def test_augmentation_must_not_hurt(demo, console):
+    (line,) = demo.report(outcome(demo, **{'mIoU (TTA)': 71.9}), None, console)
+    assert line.startswith('mIoU (TTA) is 71.9, below')
+
+
+@pytest.mark.parametrize(('scratch', 'fails'), [(62.0, False), (62.1, True)])
+def test_pretraining_must_bring_ten_points(demo, console, scratch, fails):
+    run = outcome(demo, scratch=True, mIoU=scratch)
+    assert bool(demo.report(run, outcome(demo), console)) is fails
+
+
+def test_a_run_from_scratch_has_no_floors_of_its_own(demo, console):
+    assert demo.report(outcome(demo, scratch=True, mIoU=20.0), None, console) == []
+
+
+def test_only_a_run_of_the_same_seed_is_a_reference(demo, tmp_path):
+    path = tmp_path / 'results.json'
+    assert demo.load_reference(path, 0) is None
+    path.write_text(json.dumps({'scratch': False, 'seed': 3, 'figures': {'mIoU': 70.0}}))
+    assert demo.load_reference(path, 3).figures == {'mIoU': 70.0}
+    assert demo.load_reference(path, 0) is None
+
+
+@pytest.mark.parametrize(
+    ('script', 'message'),
+    [
+        ("print('error: no such file'); raise SystemExit(2)", 'error: no such file'),
+        ("raise ValueError('too small')", 'ValueError: too small'),
+        ('raise SystemExit(7)', 'status 7'),
+    ],
+)
+def test_a_failed_command_names_its_cause(demo, console, tmp_path, script, message):
+    log = tmp_path / 'logs' / 'step.log'
+    with pytest.raises(demo.CommandFailed, match=message) as raised:
+        demo.run_command([sys.executable, '-c', script], tmp_path, log, console)
+    assert '\n' not in str(raised.value) and str(log) in str(raised.value)
+
+
+def test_progress_and_log_of_a_command(demo, console, tmp_path):
+    line = 'Iter(train) [ 50/100]  lr: 1e-3  eta: 0:00:03  loss: 2.2123'
+    script = f'for n in (50, 100): print({line!r}.replace("50", str(n)))'
+    demo.run_command([sys.executable, '-c', script], tmp_path, tmp_path / 'log', console)
+    assert (tmp_path / 'log').read_text().startswith(line)
+    assert '100/100 iterations  loss 2.212  left 0:00' in console.file.getvalue()
+
+
+@pytest.mark.parametrize('arguments', [['--seed', 'x'], ['--colour'], ['--work-dir', __file__]])
+def test_mistakes_are_one_line(demo, capsys, arguments):
+    try:
+        status = demo.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith('error: ') and error.count('\n') == 1
+
+
+def test_pictures_show_truth_and_prediction(demo, tmp_path):
+    """A perfect prediction looks like the truth, and unlike the bare scene."""
+    import pickle
+
+    pictures = importlib.import_module('pictures')
+    (tmp_path / 'masks').mkdir()
+    image = torch.full((3, 16, 16), 40, dtype=torch.uint8)
+    labels = torch.zeros(16, 16, dtype=torch.uint8)
+    labels[4:9, 4:9] = 3
+    write_png(image, str(tmp_path / '1.png'))
+    write_png((labels + 1)[None], str(tmp_path / 'masks' / '1.png'))
+    sample = dict(img_path=str(tmp_path / '1.png'), pred_sem_seg=labels.numpy())
+    (tmp_path / 'p.pkl').write_bytes(pickle.dumps([sample]))
+    out = pictures.draw_segmentations(tmp_path / 'p.pkl', tmp_path / 'masks', tmp_path / 'o.png')
+    scene, truth, predicted = read_image(str(out))[:, 4:-4, 4:-4].unfold(1, 48, 52).unbind(1)
+    assert torch.equal(truth, predicted)
+    assert not torch.equal(scene, truth)

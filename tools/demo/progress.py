@@ -1,0 +1,65 @@
+"""Progress of one step: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ['StepProgress']
+
+
+class StepProgress:
+    """Shows how far a step is and how long it will still take.
+
+    Args:
+        console: Where to show it.
+        unit: What is counted.
+        every: Seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, console: Console, unit: str, every: float = 10.0) -> None:
+        self._console = console
+        self._unit = unit
+        self._every = every
+        self._first: tuple[float, int] | None = None
+        self._shown = -every
+        self._bar = Progress(
+            TextColumn('      '),
+            BarColumn(bar_width=40),
+            TextColumn('{task.completed:.0f}/{task.total:.0f} ' + unit),
+            TextColumn('{task.description}'),
+            TextColumn('left'),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> 'StepProgress':
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int, text: str = '') -> None:
+        """Show that ``done`` of ``total`` are done; a new total begins a new count."""
+        if self._console.is_terminal:
+            if not self._bar.tasks or self._bar.tasks[-1].total != total:
+                self._bar.add_task(text, total=total)
+            self._bar.update(self._bar.tasks[-1].id, completed=done, description=text)
+            return
+        now = time.perf_counter()
+        if self._first is None or done < self._first[1]:
+            self._first = (now, done)
+            return
+        if now - self._shown < self._every and done < total:
+            return
+        self._shown = now
+        began, before = self._first
+        left = (total - done) * (now - began) / max(done - before, 1)
+        minutes, seconds = divmod(round(left), 60)
+        self._console.print(
+            f'      {done}/{total} {self._unit}  {text}  left {minutes}:{seconds:02d}',
+            highlight=False,
+        )
