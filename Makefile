@@ -37,5 +37,5 @@ format: setup  ## fix what lint can fix by itself
 	@$(VENV) -m ruff check --fix . && $(VENV) -m ruff format .
 
 clean:  ## remove .venv and caches; keeps data/, work_dirs/ and the mmcv wheel cache
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .dist_test
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

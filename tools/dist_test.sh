@@ -2,7 +2,7 @@
 # Test with several processes: one a GPU, or on the CPU (gloo) where there is none.
 #   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
 # As in OpenMMLab: NNODES, NODE_RANK, MASTER_ADDR, PORT (29500; a free port if all are unset).
-# PYTHON names the interpreter: else the clone's .venv/bin/python, else python.
+# PYTHON names the interpreter: else the clone's .venv/bin/python, else python or python3.
 
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -lt 3 ]; then
@@ -19,9 +19,8 @@ if [ ! -f "$checkpoint" ] && [[ $checkpoint != *://* ]]; then
     echo "error: $checkpoint does not exist or is no file: give the path of a checkpoint" >&2
     exit 2
 fi
-if [ -z "$PYTHON" ]; then
-    PYTHON=python
-    if [ -x "$tools/../.venv/bin/python" ]; then PYTHON=$tools/../.venv/bin/python; fi
-fi
+for python in "$tools/../.venv/bin/python" python python3; do
+    PYTHON=${PYTHON:-$(command -v "$python")}
+done
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
     "$processes" "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

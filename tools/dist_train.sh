@@ -2,7 +2,7 @@
 # Train with several processes: one a GPU, or on the CPU (gloo) where there is none.
 #   bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 # As in OpenMMLab: NNODES, NODE_RANK, MASTER_ADDR, PORT (29500; a free port if all are unset).
-# PYTHON names the interpreter: else the clone's .venv/bin/python, else python.
+# PYTHON names the interpreter: else the clone's .venv/bin/python, else python or python3.
 
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -lt 2 ]; then
@@ -15,9 +15,8 @@ if [ ! -f "$config" ]; then
     echo "error: $config does not exist or is no file: give the path of a config" >&2
     exit 2
 fi
-if [ -z "$PYTHON" ]; then
-    PYTHON=python
-    if [ -x "$tools/../.venv/bin/python" ]; then PYTHON=$tools/../.venv/bin/python; fi
-fi
+for python in "$tools/../.venv/bin/python" python python3; do
+    PYTHON=${PYTHON:-$(command -v "$python")}
+done
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
     "$processes" "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from mmvheat.engine.checkpoint_check import check_weights_fit, read_weights
     from mmvheat.engine.runner import Runner
-    from mmvheat.engine.test_config import build_dump, prepare_testing
+    from mmvheat.engine.testing_config import build_dump, prepare_testing
 
     weights = read_weights(args.checkpoint)
     cfg = prepare_testing(args)
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     if dump is not None:
         runner.test_evaluator.metrics.append(dump)
     runner.test()
+    del runner
     end_group()
 
 

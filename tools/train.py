@@ -42,12 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     from mmengine.registry import RUNNERS
 
     from mmvheat.engine.runner import Runner
-    from mmvheat.engine.train_config import prepare_training
+    from mmvheat.engine.training_config import prepare_training
 
     cfg = prepare_training(args)
     with config_errors(args.config):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    del runner
     end_group()
 
 

@@ -1,8 +1,8 @@
 """What mmengine's Runner needs on today's torch, on a CPU and for an exact resume.
 
 Importing it is light (torch and mmengine) and registers what configs may name. ``tools/train.py``
-and ``tools/test.py`` use the rest from its modules: ``runner``, ``train_config``,
-``test_config``, ``launch``.
+and ``tools/test.py`` use the rest from its modules: ``runner``, ``training_config``,
+``testing_config``, ``launch``.
 """
 
 from .checkpoint_hook import SafeCheckpointHook

@@ -2,10 +2,11 @@
 
 import argparse
 import os
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from mmengine.config import DictAction
+
+from mmvheat.command_line import OneLineParser
 
 __all__ = ['ArgumentParser']
 
@@ -20,8 +21,8 @@ class _CfgOptions(DictAction):
             parser.error(f'--cfg-options takes KEY=VALUE pairs, got {" ".join(values)!r}')
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """A parser with the arguments of both tools, which reports mistakes in one line.
+class ArgumentParser(OneLineParser):
+    """A parser with the arguments of both tools.
 
     Args:
         description: First line of the help.
@@ -58,8 +59,3 @@ class ArgumentParser(argparse.ArgumentParser):
         parsed = super().parse_args(args, namespace)
         os.environ.setdefault('LOCAL_RANK', str(parsed.local_rank))
         return parsed
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with status 2."""
-        print(f'error: {message} (--help lists the arguments)', file=sys.stderr)
-        raise SystemExit(2)

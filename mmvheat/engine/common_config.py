@@ -4,7 +4,6 @@ import argparse
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -55,7 +54,6 @@ def load_config(args: argparse.Namespace) -> Config:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name):
             cfg[name] = _complete_dataloader(cfg[name], cfg.default_scope)
-    _check_initial_weights(cfg.get('model', {}), path)
     return cfg
 
 
@@ -111,20 +109,3 @@ def _complete_dataloader(loader: ConfigDict, scope: str) -> ConfigDict:
     if uses_cpu():
         loader.pop('pin_memory', None)
     return loader
-
-
-def _check_initial_weights(node: Any, path: Path) -> None:
-    """Check that local files named by ``init_cfg=dict(type='Pretrained', ...)`` exist."""
-    if isinstance(node, dict):
-        init_cfg = node.get('init_cfg')
-        checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
-        if isinstance(checkpoint, str) and '://' not in checkpoint:
-            if not Path(checkpoint).expanduser().is_file():
-                raise CommandLineError(
-                    f'{path}: the pretrained weights {checkpoint} do not exist: make them with '
-                    'interpolate4downstream.py, or set another init_cfg.checkpoint'
-                )
-    children = node.values() if isinstance(node, dict) else node
-    if isinstance(node, (dict, list, tuple)):
-        for child in children:
-            _check_initial_weights(child, path)

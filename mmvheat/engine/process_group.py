@@ -1,5 +1,6 @@
 """Process groups: their start without a GPU, and their end."""
 
+import gc
 import os
 from datetime import timedelta
 
@@ -52,9 +53,11 @@ def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
 def end_group() -> None:
     """End the group, if there is one, once all processes are done.
 
-    mmengine leaves that to the interpreter's exit, where a process that is first breaks the
-    connections of the others.
+    Drop the Runner first: its model keeps the group's threads alive. One that then needs the
+    interpreter's lock while that shuts down aborts the process (``terminate called without an
+    active exception``), and a run that went well would end as a failure.
     """
     if dist.is_initialized():
+        gc.collect()
         dist.barrier()
         dist.destroy_process_group()

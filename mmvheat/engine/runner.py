@@ -1,6 +1,7 @@
 """mmengine's Runner, on a GPU or a CPU, with checkpoints that a kill cannot break."""
 
 import os
+import warnings
 from typing import Any
 
 from mmengine.dist import get_rank
@@ -33,6 +34,8 @@ class Runner(MMEngineRunner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model; on a CPU without device ids and without SyncBatchNorm."""
+        # Depthwise kernels on channels-last maps have gradients of another, equally good, layout.
+        warnings.filterwarnings('ignore', message='Grad strides do not match bucket view strides')
         if self.distributed and uses_cpu():
             model = revert_sync_batchnorm(model)
             self.cfg.pop('sync_bn', None)

@@ -16,7 +16,7 @@ FILES = sorted(p for p in CONFIGS.glob('*/*.py') if p.parent.name != '_base_')
 FULL_SIZE = [path for path in FILES if path.parent.name != 'demo']
 CLASSIFIER = 'vheat-mini_2xb16-1500i_digits-64x64'
 DOWNSTREAM = (
-    'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes',
+    'mask-rcnn_vheat-mini_fpn_2xb4-1400i_digit-scenes',
     'vheat-mini_upernet_2xb4-1000i_digit-scenes-128x128',
 )
 

@@ -3,7 +3,6 @@ import time
 import pytest
 
 from mmvheat.engine.errors import CommandLineError, config_errors, run_command
-from mmvheat.engine.process_group import start_cpu_group
 
 
 def test_a_mistake_is_one_line_and_status_2(capsys):
@@ -39,13 +38,3 @@ def test_the_first_of_several_processes_speaks_first(monkeypatch, capsys):
 
     assert run_command(main) == 2
     assert waits and waits[0] > 5
-
-
-@pytest.mark.parametrize(
-    ('launcher', 'variable'),
-    [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')],
-)
-def test_a_launcher_that_did_not_launch(launcher, variable, monkeypatch):
-    monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(CommandLineError, match=f'--launcher {launcher}.* {variable} is missing'):
-        start_cpu_group(launcher)

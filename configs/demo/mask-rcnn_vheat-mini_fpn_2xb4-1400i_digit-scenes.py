@@ -83,12 +83,11 @@ test_evaluator = dict(
 test_cfg = dict(type='TestLoop')
 
 # schedule
-max_iters = 1200
+max_iters = 1400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.5))),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=max_iters // 15),
@@ -98,7 +97,7 @@ auto_scale_lr = dict(base_batch_size=8)
 
 # runtime
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=300, by_epoch=False, max_keep_ckpts=2)
+    logger=dict(interval=50), checkpoint=dict(interval=350, by_epoch=False, max_keep_ckpts=2)
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
