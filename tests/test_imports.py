@@ -20,7 +20,7 @@ ALLOWED = {
     'registry': (set(), {'mmengine'}),
     'models': ({'ops', 'layers', 'checkpoint', 'registry', 'models'}, {'torch', 'mmengine'}),
 }
-# Where mmengine is installed: the one class of its own that its checkpoints hold.
+# The one class of mmengine's that its checkpoints hold.
 EXCEPTIONS = {('safe_globals.py', 'mmengine.logging')}
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv')
 NOT_NEEDED = (

@@ -1,7 +1,5 @@
 """Make the embedded demo data: handwritten digits, alone and composed into scenes."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -2,7 +2,6 @@
 
 import sys
 
-from mmvheat.engine import apply_stack_fixes
 from mmvheat.engine.command_line import ArgumentParser
 from mmvheat.engine.errors import config_errors, run_command
 from mmvheat.engine.process_group import end_group
@@ -41,7 +40,6 @@ def parse_args(argv: list[str] | None = None):
 def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and test."""
     args = parse_args(argv)
-    apply_stack_fixes()
     from mmengine.registry import RUNNERS
 
     from mmvheat.engine.checkpoint_check import check_weights_fit, read_weights

@@ -102,7 +102,6 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25))),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=max_iters // 15),

@@ -10,11 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-try:
-    from mmengine.logging import HistoryBuffer
-except ImportError:  # Published checkpoints need none of it.
-    HistoryBuffer = None
+from mmengine.logging import HistoryBuffer
 
 __all__ = ['safe_globals']
 
@@ -23,7 +19,7 @@ _STATISTICS = ('min', 'max', 'mean', 'current')
 
 def _statistics_only(owner: Any, name: str) -> Callable:
     """Stand in for `getattr`, by which HistoryBuffer pickles its four statistics methods."""
-    if HistoryBuffer is None or owner is not HistoryBuffer or name not in _STATISTICS:
+    if owner is not HistoryBuffer or name not in _STATISTICS:
         raise ValueError(f'getattr({owner!r}, {name!r}) is not allowed in a checkpoint')
     return getattr(HistoryBuffer, name)
 
@@ -32,18 +28,16 @@ def safe_globals() -> list[Callable | tuple[Callable, str]]:
     """List what to allow, for `torch.serialization.safe_globals` or `add_safe_globals`.
 
     Returns:
-        mmengine's HistoryBuffer (where mmengine is installed) and the NumPy arrays, scalars and
+        mmengine's HistoryBuffer and the NumPy arrays, scalars and
         dtypes it is made of, under the names of NumPy 1 and 2; a `getattr` that serves
         HistoryBuffer's statistics alone; yacs' CfgNode, read as an OrderedDict without yacs.
     """
     # Taken from objects, as their modules moved between NumPy 1 and 2.
     reconstruct = np.empty(0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
+    allowed = [HistoryBuffer, np.ndarray, np.dtype]
     allowed += [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64')]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     allowed += [(_statistics_only, 'builtins.getattr'), (OrderedDict, 'yacs.config.CfgNode')]
-    if HistoryBuffer is not None:
-        allowed.append(HistoryBuffer)
     return allowed

@@ -1,7 +1,5 @@
 """Every image and annotation of the embedded data, written below one folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mmvheat.datasets.digits import Digits, load_digits
-from mmvheat.datasets.extras import require
-from mmvheat.datasets.formats import coco_annotation, coco_file
-from mmvheat.datasets.scenes import compose_portrait, compose_scene
-from mmvheat.datasets.spec import DIGIT_NAMES, DigitsSpec
+from .digits import Digits, load_digits
+from .extras import require
+from .formats import coco_annotation, coco_file
+from .scenes import compose_portrait, compose_scene
+from .spec import DIGIT_NAMES, DigitsSpec
 
 cv2 = require('cv2')
 

@@ -1,7 +1,5 @@
 """Folders that are either complete or not there: checked, locked, and swapped in one step."""
 
-from __future__ import annotations
-
 import fcntl
 import glob
 import json

@@ -1,13 +1,11 @@
 """scikit-learn's handwritten digits: the split, and one digit drawn at any size."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mmvheat.datasets.extras import require
-from mmvheat.datasets.spec import NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitStyle
+from .extras import require
+from .spec import NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitStyle
 
 cv2 = require('cv2')
 

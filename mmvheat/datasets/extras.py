@@ -1,7 +1,5 @@
 """Optional dependencies of the data sets, asked for where they are needed."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

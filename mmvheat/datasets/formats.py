@@ -1,15 +1,13 @@
 """Scenes as the libraries read them: COCO annotations of instances."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from mmvheat.datasets.extras import require
-from mmvheat.datasets.scenes import Instance
-from mmvheat.datasets.spec import DIGIT_NAMES
+from .extras import require
+from .scenes import Instance
+from .spec import DIGIT_NAMES
 
 coco_mask = require('pycocotools.mask')
 

@@ -1,13 +1,11 @@
 """The embedded data on disk: made once, reused while nothing about them changed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from mmvheat.datasets.cache import (
+from .cache import (
     MANIFEST,
     check_root,
     is_complete,
@@ -15,7 +13,7 @@ from mmvheat.datasets.cache import (
     replaced,
     write_manifest,
 )
-from mmvheat.datasets.spec import GENERATOR_VERSION, NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitsSpec
+from .spec import GENERATOR_VERSION, NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitsSpec
 
 __all__ = ['prepare_digits']
 
@@ -80,7 +78,7 @@ def prepare_digits(
         return path
 
     # Imported late: a complete cache needs neither opencv nor scikit-learn.
-    from mmvheat.datasets.build import build_digits
+    from .build import build_digits
 
     with locked(path):
         # Another process may have made them while this one waited.

@@ -1,14 +1,12 @@
 """Digits composed into images: one alone for classification, several in a scene."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
 
-from mmvheat.datasets.digits import Digits, render_digit
-from mmvheat.datasets.spec import DigitsSpec, SceneStyle
-from mmvheat.datasets.texture import add_grain, blend, colour_of_luma, dark_ground
+from .digits import Digits, render_digit
+from .spec import DigitsSpec, SceneStyle
+from .texture import add_grain, blend, colour_of_luma, dark_ground
 
 __all__ = ['Instance', 'Scene', 'compose_portrait', 'compose_scene']
 

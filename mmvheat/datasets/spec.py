@@ -1,7 +1,5 @@
 """What the embedded data consist of: seed, sizes and style."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field

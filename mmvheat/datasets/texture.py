@@ -1,11 +1,9 @@
 """Bright ink on a dark, restless ground."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from mmvheat.datasets.extras import require
-from mmvheat.datasets.spec import TextureStyle
+from .extras import require
+from .spec import TextureStyle
 
 cv2 = require('cv2')
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import heat_conduction
+from mmvheat.ops import heat_conduction
+
 from .layout import channels_first, channels_last
 
 __all__ = ['Heat2D']

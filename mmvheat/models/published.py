@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
 
-from ..checkpoint import find_state_dict, read_checkpoint
-from ..checkpoint.formats import backbone_prefix
-from ..registry import MODELS
+from mmvheat.checkpoint import find_state_dict, read_checkpoint
+from mmvheat.checkpoint.formats import backbone_prefix
+from mmvheat.registry import MODELS
+
 from .vheat import VHeat
 
 __all__ = ['MMDET_VHEAT', 'MMSEG_VHEAT']

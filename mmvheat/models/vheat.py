@@ -14,10 +14,11 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import Downsample, HeatBlock, Stem
-from ..layers.layout import channels_first
-from ..ops import freq_embed_size, resize_freq_embed
-from ..registry import MODELS
+from mmvheat.layers import Downsample, HeatBlock, Stem
+from mmvheat.layers.layout import channels_first
+from mmvheat.ops import freq_embed_size, resize_freq_embed
+from mmvheat.registry import MODELS
+
 from .arch import VHeatArch, resolve_arch
 
 __all__ = ['VHeat', 'VHeatStage']

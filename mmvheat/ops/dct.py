@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .basis_cache import ConstantCache
+from .constant_cache import ConstantCache
 
 __all__ = ['dct2d', 'dct_basis', 'idct2d', 'transform2d']
 

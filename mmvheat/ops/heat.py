@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from .basis_cache import ConstantCache
+from .constant_cache import ConstantCache
 from .dct import scaled_basis, transform2d
 
 __all__ = ['heat_conduction', 'heat_decay', 'squared_frequencies']

@@ -5,7 +5,6 @@ import torch
 from golden import golden_arch, golden_state, golden_tensor
 
 from mmvheat.checkpoint import convert_file, convert_state_dict
-from mmvheat.engine import apply_stack_fixes
 from mmvheat.models import VHeat
 
 STATE = {k: v for k, v in golden_state('tiny_like').items() if not k.startswith('classifier')}
@@ -51,7 +50,6 @@ def test_modes_differ_where_they_should():
 
 @pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
 def test_init_cfg_takes_the_file(tmp_path, name):
-    apply_stack_fixes()  # mmengine itself reads no safetensors
     torch.save({'model': STATE}, tmp_path / 'in.pth')
     convert_file(tmp_path / 'in.pth', tmp_path / name, 64, (96, 128))
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / name), prefix='backbone.')

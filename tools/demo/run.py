@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from commands import CommandFailed, run_command
 from progress import StepProgress
+from report import Outcome, load_reference, report
 from rich.console import Console
-from rich.table import Table
 
 from mmvheat.command_line import OneLineParser
 from mmvheat.datasets import prepare_digits
@@ -28,20 +28,6 @@ DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1400i_digit-scenes.py'
 SEGMENTOR = CONFIGS / 'vheat-mini_upernet_2xb4-1000i_digit-scenes-128x128.py'
 
 PROCESSES = '2'
-# From three seeds of docs/demo.md: what a sound checkout does not fall below.
-FLOORS = {'top-1': 93.0, 'box AP': 62.0, 'mask AP': 66.0, 'mIoU': 64.0}
-LEAST_GAIN = 10.0
-
-
-@dataclass
-class Outcome:
-    """What a demo run ended with; kept as ``results.json`` beside the run."""
-
-    scratch: bool
-    seed: int
-    figures: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    pictures: list[str] = field(default_factory=list)
 
 
 class Demo:
@@ -114,14 +100,12 @@ class Demo:
         """Train through ``dist_train.sh``; return the last checkpoint."""
         folder = self.work_dir / name
         options = [f'randomness.seed={self.outcome.seed}']
-        if config != CLASSIFIER and self.outcome.scratch:
-            # Untrained weights want the full learning rate.
-            options += [
-                'model.backbone.init_cfg=None',
-                'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=1.0',
-            ]
-        elif config != CLASSIFIER:
-            options.append(f'model.backbone.init_cfg.checkpoint={self._converted}')
+        if config != CLASSIFIER:
+            options.append(
+                'model.backbone.init_cfg=None'
+                if self.outcome.scratch
+                else f'model.backbone.init_cfg.checkpoint={self._converted}'
+            )
         command = ['bash', 'tools/dist_train.sh', str(config.relative_to(TOP)), PROCESSES]
         command += ['--work-dir', str(folder), '--cfg-options', *options]
         with self._step(title, name) as log:
@@ -166,66 +150,6 @@ class Demo:
             ),
         ]
         self.outcome.pictures = [str(path) for path in pictures]
-
-
-def report(outcome: Outcome, reference: Outcome | None, console: Console) -> list[str]:
-    """Print the table and say what is below its floor.
-
-    Args:
-        outcome: The run.
-        reference: For a run from scratch, the pretrained one to compare with.
-        console: Where to print.
-
-    Returns:
-        One line for every figure that is below its floor.
-    """
-    figures, seconds = outcome.figures, outcome.seconds
-    table = Table(title='from scratch' if outcome.scratch else 'mmvheat demo')
-    table.add_column('figure')
-    table.add_column('from scratch' if outcome.scratch else 'value', justify='right')
-    table.add_column('pretrained' if outcome.scratch else 'floor', justify='right')
-    table.add_column('training', justify='right')
-    table.add_column('testing', justify='right')
-    runs = {
-        'top-1': ('cls', 'cls-test'),
-        'box AP': ('det', 'det-test'),
-        'mask AP': ('det', 'det-test'),
-        'mIoU': ('seg', 'seg-test'),
-        'mIoU (TTA)': ('seg', 'seg-tta'),
-    }
-    floors = FLOORS | {'mIoU (TTA)': figures['mIoU']}
-    beside = (reference.figures if reference else {}) if outcome.scratch else floors
-    for name, value in figures.items():
-        training, testing = (f'{seconds[run]:.0f} s' for run in runs[name])
-        other = f'{beside[name]:.1f}' if name in beside else '-'
-        table.add_row(name, f'{value:.1f}', other, training, testing)
-    console.print(table)
-    console.print(f'{sum(seconds.values()):.0f} s in all')
-    for picture in outcome.pictures:
-        console.print(f'picture: {picture}', highlight=False, soft_wrap=True)
-
-    if not outcome.scratch:
-        return [
-            f'{name} is {figures[name]:.1f}, below its floor of {floor:.1f}'
-            for name, floor in floors.items()
-            if figures[name] < floor
-        ]
-    if reference is None:
-        console.print('`make demo` gives the figures with pretraining to compare with')
-        return []
-    gain = reference.figures['mIoU'] - figures['mIoU']
-    console.print(f'pretraining and conversion bring {gain:.1f} points of mIoU')
-    if gain < LEAST_GAIN:
-        return [f'pretraining brings {gain:.1f} points of mIoU, expected {LEAST_GAIN:.0f} or more']
-    return []
-
-
-def load_reference(path: Path, seed: int) -> Outcome | None:
-    """Read the pretrained run of the same seed that a run from scratch compares with."""
-    if not path.is_file():
-        return None
-    outcome = Outcome(**json.loads(path.read_text()))
-    return outcome if outcome.seed == seed else None
 
 
 def main(argv: list[str] | None = None) -> int:
