@@ -58,7 +58,7 @@ class SceneStyle:
     """How digits are composed. Integer pairs include both ends."""
 
     portrait_size: int = 64
-    portrait_height: tuple[float, float] = (34.0, 62.0)
+    portrait_height: tuple[float, float] = (22.0, 60.0)
     """Of the one digit in a classification image, in pixels, before it is shrunk to fit."""
     scene_size: int = 128
     scene_digits: tuple[int, int] = (3, 6)

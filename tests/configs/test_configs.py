@@ -14,10 +14,10 @@ from mmvheat.checkpoint import convert_file
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FILES = sorted(p for p in CONFIGS.glob('*/*.py') if p.parent.name != '_base_')
 FULL_SIZE = [path for path in FILES if path.parent.name != 'demo']
-CLASSIFIER = 'vheat-mini_2xb16-1500i_digits-64x64'
+CLASSIFIER = 'vheat-mini_2xb16-3000i_digits-64x64'
 DOWNSTREAM = (
-    'mask-rcnn_vheat-mini_fpn_2xb4-1400i_digit-scenes',
-    'vheat-mini_upernet_2xb4-1000i_digit-scenes-128x128',
+    'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes',
+    'vheat-mini_upernet_2xb4-600i_digit-scenes-128x128',
 )
 
 

@@ -23,9 +23,9 @@ from mmvheat.datasets import prepare_digits
 
 TOP = Path(__file__).resolve().parents[2]
 CONFIGS = TOP / 'configs' / 'demo'
-CLASSIFIER = CONFIGS / 'vheat-mini_2xb16-1500i_digits-64x64.py'
-DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1400i_digit-scenes.py'
-SEGMENTOR = CONFIGS / 'vheat-mini_upernet_2xb4-1000i_digit-scenes-128x128.py'
+CLASSIFIER = CONFIGS / 'vheat-mini_2xb16-3000i_digits-64x64.py'
+DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
+SEGMENTOR = CONFIGS / 'vheat-mini_upernet_2xb4-600i_digit-scenes-128x128.py'
 
 PROCESSES = '2'
 

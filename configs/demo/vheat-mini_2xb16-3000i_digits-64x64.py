@@ -38,7 +38,7 @@ test_evaluator = dict(type='Accuracy', topk=(1,))
 test_cfg = dict()
 
 # schedule
-max_iters = 1500
+max_iters = 3000
 train_cfg = dict(by_epoch=False, max_iters=max_iters)
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, fused=True))
 param_scheduler = [
@@ -49,7 +49,7 @@ auto_scale_lr = dict(base_batch_size=32)
 
 # runtime
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=500, by_epoch=False, max_keep_ckpts=2)
+    logger=dict(interval=50), checkpoint=dict(interval=1000, by_epoch=False, max_keep_ckpts=2)
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -83,7 +83,7 @@ test_evaluator = dict(
 test_cfg = dict(type='TestLoop')
 
 # schedule
-max_iters = 1400
+max_iters = 1200
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -97,7 +97,7 @@ auto_scale_lr = dict(base_batch_size=8)
 
 # runtime
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=350, by_epoch=False, max_keep_ckpts=2)
+    logger=dict(interval=50), checkpoint=dict(interval=300, by_epoch=False, max_keep_ckpts=2)
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
