@@ -55,6 +55,7 @@ def run_command(main: Callable[[], None]) -> int:
     except CommandLineError as error:
         if int(os.environ.get('RANK', 0)) != 0:
             time.sleep(_SECONDS_FOR_RANK_0)
-        print(f'error: {error}', file=sys.stderr, flush=True)
+        sys.stderr.write(f'error: {error}\n')
+        sys.stderr.flush()
         return 2
     return 0

@@ -88,13 +88,31 @@ class Runner(MMEngineRunner):
         with config_errors('test_dataloader'):
             return super().build_test_loop(loop)
 
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
         """Save under another name and rename, so that the file is whole or absent.
 
         mmengine's arguments. A directory that is a URL gets the file directly.
         """
-        if '://' in out_dir or get_rank() != 0:
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
-            return
-        super().save_checkpoint(out_dir, f'{filename}.part', *args, **kwargs)
-        os.replace(os.path.join(out_dir, f'{filename}.part'), os.path.join(out_dir, filename))
+        direct = '://' in out_dir or get_rank() != 0
+        super().save_checkpoint(
+            out_dir,
+            filename if direct else f'{filename}.part',
+            file_client_args,
+            save_optimizer,
+            save_param_scheduler,
+            meta,
+            by_epoch,
+            backend_args,
+        )
+        if not direct:
+            os.replace(os.path.join(out_dir, f'{filename}.part'), os.path.join(out_dir, filename))
