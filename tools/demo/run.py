@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
             console.print(f'Removing the last run in {work_dir}', highlight=False)
             shutil.rmtree(work_dir)
         work_dir.mkdir(parents=True)
-        console.print('About 10 minutes on two CPU cores; Ctrl-C stops it.', highlight=False)
+        console.print('About 11 minutes on two CPU cores; Ctrl-C stops it.', highlight=False)
         outcome = Demo(work_dir, args.scratch, args.seed, console).run()
     except (CommandFailed, OSError, ValueError, ImportError) as failure:
         print(f'error: {failure}', file=sys.stderr)
