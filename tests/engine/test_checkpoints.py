@@ -28,7 +28,7 @@ def _save(folder, name, **content):
 
 
 def test_a_kill_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
-    def killed_half_way(self, out_dir, filename, **_):
+    def killed_half_way(self, out_dir, filename, *_, **__):
         (tmp_path / filename).write_text('half')
         raise _KilledError
 
