@@ -40,7 +40,9 @@ class StepProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        # Where there is no terminal it was not started, and stopping would print an empty line.
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def update(self, done: int, total: int, text: str = '') -> None:
         """Show that ``done`` of ``total`` are done; a new total begins a new count."""
@@ -59,7 +61,5 @@ class StepProgress:
         began, before = self._first
         left = (total - done) * (now - began) / max(done - before, 1)
         minutes, seconds = divmod(round(left), 60)
-        self._console.print(
-            f'      {done}/{total} {self._unit}  {text}  left {minutes}:{seconds:02d}',
-            highlight=False,
-        )
+        parts = [f'{done}/{total} {self._unit}', text, f'left {minutes}:{seconds:02d}']
+        self._console.print('      ' + '  '.join(filter(None, parts)), highlight=False)
