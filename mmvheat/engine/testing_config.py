@@ -36,9 +36,8 @@ def prepare_testing(args: argparse.Namespace) -> Config:
     cfg.load_from = args.checkpoint
     cfg.resume = False
     # Testing needs neither, and they may name data that a tester does not have.
-    for name in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg.pop(name, None)
-    for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+    unused = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
+    for name in (*unused, 'val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg.pop(name, None)
     if args.tta:
         use_tta(cfg)
