@@ -1,6 +1,7 @@
 """What all tests share: one seed, one thread, no uninitialised memory that happens to be zero."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,3 +37,14 @@ def poisoned_memory(request: pytest.FixtureRequest):
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in the formats of the three libraries, see ``tiny_data.make_tiny_data``."""
+    # Imported here: the tests of the core run without cv2.
+    from tiny_data import make_tiny_data
+
+    root = tmp_path_factory.mktemp('tiny')
+    make_tiny_data(root)
+    return root
