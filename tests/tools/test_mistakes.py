@@ -121,7 +121,10 @@ def test_train(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixt
         ('segmentation.py weights.pth --out file', '--out file cannot be made'),
         ('classification.py weights.pth --out scores.json', 'ends in .pkl'),
         ('classification.py weights.pth --tta --show-dir drawn', 'either --tta or --show'),
-        ('detection.py weights.pth --tta', 'mask head'),
+        (
+            'detection.py weights.pth --tta --cfg-options test_dataloader.dataset.pipeline=[]',
+            'by packing',
+        ),
     ],
 )
 def test_test(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import Popen
 
@@ -63,13 +64,16 @@ def test_killed_and_resumed_equals_uninterrupted(
         given = ['--cfg-options', *options] if options else []
         return [CONFIGS / f'{library}.py', '--seed', 3, '--work-dir', tmp_path / name, *given]
 
-    whole = start('train.py', *arguments('whole'))
-    for (checkpoint, options), final in zip(kills.items(), last, strict=True):
+    def kill_and_resume(checkpoint: str, options: list[str], final: str) -> None:
         killed = start('train.py', *arguments(final, options))
         _kill_after(checkpoint, tmp_path / final, killed)
         assert not (tmp_path / final / final).exists()
         log = run('train.py', *arguments(final, options), '--resume')
         assert 'resumed epoch' in log
+
+    whole = start('train.py', *arguments('whole'))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(kill_and_resume, kills, kills.values(), last))
     _, errors = whole.communicate(timeout=120)
     assert whole.returncode == 0, errors[-3000:]
 
