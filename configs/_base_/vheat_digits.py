@@ -1,5 +1,6 @@
 # What the three demo experiments share: the backbone for two CPU cores, the data, the habits of a
 # short run counted in iterations.
+custom_imports = dict(imports=['mmvheat'], allow_failed_imports=False)
 vheat_mini = dict(
     type='mmvheat.VHeat', arch=dict(depths=[1, 1, 2, 1], dims=32), drop_path_rate=0.05
 )

@@ -1,0 +1,165 @@
+"""tools/demo_image.py: what it prints and draws, and one clear line for every mistake."""
+
+import shutil
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmvheat.engine.errors import run_command
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = Path(__file__).parent / 'configs'
+CLASSES = {
+    'classification': ('a', 'b', 'c'),
+    'detection': ('square', 'disc'),
+    'segmentation': ('back', 'square', 'disc'),
+}
+PALETTE = [[0, 0, 0], [250, 20, 0], [0, 250, 0]]
+ENLARGED = 6  # 64 pixels to 384
+
+
+def _main(arguments: list[object]) -> None:
+    spec = spec_from_file_location('tools_demo_image', ROOT / 'tools' / 'demo_image.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint for each library; two of the models say the same of any image."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    torch.manual_seed(0)
+    for library, classes in CLASSES.items():
+        cfg = Config.fromfile(CONFIGS / f'{library}.py')
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(cfg.model)
+            model.init_weights()
+        last = None
+        if library == 'classification':
+            last = model.head.fc
+        elif library == 'segmentation':
+            last = model.decode_head.conv_seg
+        if last is not None:
+            torch.nn.init.zeros_(last.weight)
+            last.bias.data = torch.tensor([0.0, 2.0, 1.0])
+        meta = dict(dataset_meta=dict(classes=classes, palette=PALETTE[: len(classes)]))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / f'{library}.pth')
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_data: Path) -> Path:
+    """A working folder with an image of 64 x 64."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('DISPLAY', raising=False)
+    monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
+    shutil.copy(tiny_data / 'scenes' / 'val' / '000.png', 'image.png')
+    return tmp_path
+
+
+@pytest.fixture
+def demo(here: Path, checkpoints: Path, capsys: pytest.CaptureFixture) -> Callable:
+    """Run the tool on the image and return its rows and its picture."""
+
+    def demo(library: str, *options: object) -> tuple[list[list[str]], np.ndarray]:
+        weights = checkpoints / f'{library}.pth'
+        _main(['image.png', CONFIGS / f'{library}.py', weights, '--device', 'cpu', *options])
+        *rows, last = capsys.readouterr().out.splitlines()
+        assert last.startswith('picture: ')
+        return [row.split() for row in rows], cv2.imread(last.removeprefix('picture: '))
+
+    return demo
+
+
+def _enlarged() -> np.ndarray:
+    return cv2.imread('image.png').repeat(ENLARGED, 0).repeat(ENLARGED, 1).astype(float)
+
+
+def test_classifier(demo: Callable) -> None:
+    rows, picture = demo('classification')
+    scores = torch.tensor([2.0, 1.0, 0.0]).softmax(0).tolist()
+    assert rows[1:] == [[n, f'{score:.3f}'] for n, score in zip('bca', scores, strict=True)]
+    # The label covers the upper left; the rest is the image as it was.
+    assert picture.shape == (384, 384, 3)
+    np.testing.assert_allclose(picture[100:], _enlarged()[100:], atol=2)
+    assert np.abs(picture[:40, :40] - _enlarged()[:40, :40]).max() > 20
+    assert Path('outputs/image_classification.png').is_file()
+
+
+def test_segmentor(demo: Callable) -> None:
+    rows, picture = demo('segmentation', '--out', 'deeper/drawn.png')
+    assert rows[1:] == [['square', '100.0%']]
+    blend = 0.2 * _enlarged() + 0.8 * np.array(PALETTE[1][::-1])
+    same = np.abs(picture - blend).max(-1) <= 1
+    assert same.mean() > 0.9  # all but the label
+    assert Path('deeper/drawn.png').is_file()
+
+
+def test_detector(demo: Callable) -> None:
+    rows, picture = demo('detection', '--score-thr', 0, '--out', 'all.jpg')
+    assert rows[0][:2] == ['class', 'found']
+    assert sum(int(found) for _, found, _ in rows[1:]) == 10  # the config's max_per_img
+    assert {name for name, *_ in rows[1:]} <= set(CLASSES['detection'])
+    assert np.abs(picture - _enlarged()).mean() > 2
+    best = float(max(score for *_, score in rows[1:]))
+    rows, _ = demo('detection', '--score-thr', best - 0.0006)
+    assert 1 <= sum(int(found) for _, found, _ in rows[1:]) <= 10
+    rows, picture = demo('detection', '--score-thr', 1)
+    assert rows == [['nothing', 'found:', 'a', 'lower', '--score-thr', 'shows', 'more']]
+    np.testing.assert_allclose(picture, _enlarged(), atol=2)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ('nowhere.png segmentation segmentation', 'nowhere.png does not exist'),
+        ('. segmentation segmentation', 'is no file'),
+        ('text.png segmentation segmentation', 'text.png cannot be read as an image'),
+        ('image.png nowhere segmentation', 'nowhere.py does not exist'),
+        ('image.png foreign segmentation', "default_scope='mmpose': expected 'mmpretrain'"),
+        ('image.png empty segmentation', 'has no model'),
+        ('image.png segmentation nowhere', 'nowhere.pth does not exist'),
+        ('image.png segmentation classification', 'no weights for decode_head'),
+        ('image.png wider segmentation', 'decode_head.conv_seg.weight has shape'),
+        ('image.png segmentation segmentation --out drawn', "--out drawn: expected a file name"),
+        ('image.png segmentation segmentation --out image.png', 'is the image itself'),
+        ('image.png segmentation segmentation --out text.png/a.png', 'text.png cannot be made'),
+        ('image.png segmentation segmentation --device tpu', '--device tpu cannot be used'),
+        ('image.png segmentation segmentation --show', '--show needs a display'),
+        ('image.png segmentation segmentation --score-thr high', '--score-thr'),
+        ('image.png', 'config, checkpoint'),
+    ],
+)  # fmt: skip
+def test_mistakes(
+    arguments: str, said: str, here: Path, checkpoints: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = f'_base_ = {str(CONFIGS / "segmentation.py")!r}\n'
+    Path('wider.py').write_text(base + 'model = dict(decode_head=dict(num_classes=7))\n')
+    Path('foreign.py').write_text("default_scope = 'mmpose'\n")
+    Path('empty.py').write_text("default_scope = 'mmseg'\n")
+    Path('text.png').write_text('no picture')
+    command = arguments.split()
+    if len(command) > 2:
+        config, checkpoint = command[1:3]
+        own = Path(f'{config}.py').is_file() or config == 'nowhere'
+        command[1] = f'{config}.py' if own else str(CONFIGS / f'{config}.py')
+        command[2] = str(checkpoints / f'{checkpoint}.pth')
+    before = {path for path in here.rglob('*') if '__pycache__' not in path.parts}
+    try:
+        status = run_command(lambda: _main(command))
+    except SystemExit as stop:
+        status = stop.code
+    out, error = capsys.readouterr()
+    lines = [line for line in error.splitlines() if line.startswith('error: ')]
+    assert status == 2 and out == ''
+    assert len(lines) == 1 and said in lines[0], error
+    assert 'Traceback' not in error
+    assert {path for path in here.rglob('*') if '__pycache__' not in path.parts} == before
