@@ -4,6 +4,7 @@ _base_ = [
     'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
 ]
+custom_imports = dict(imports=['mmvheat'], allow_failed_imports=False)
 
 # What interpolate4downstream.py makes of the ImageNet-1K classifier with --tg_size 512.
 pretrained = 'checkpoints/vheat-tiny_in1k_512px.pth'

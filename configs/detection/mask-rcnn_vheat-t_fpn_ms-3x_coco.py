@@ -1,0 +1,42 @@
+_base_ = './mask-rcnn_vheat-t_fpn_1x_coco.py'
+
+# The published 3x run of the tiny model keeps the classifier's embeddings, of 224 x 224.
+pretrained = 'checkpoints/vheat-tiny_in1k_224px.pth'
+model = dict(backbone=dict(img_size=224, drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
+
+# Scales and crops as in DETR.
+sides = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+resize = dict(type='RandomChoiceResize', scales=[(side, 1333) for side in sides], keep_ratio=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [resize],
+            [
+                dict(
+                    type='RandomChoiceResize',
+                    scales=[(400, 1333), (500, 1333), (600, 1333)],
+                    keep_ratio=True,
+                ),
+                dict(
+                    type='RandomCrop',
+                    crop_type='absolute_range',
+                    crop_size=(384, 600),
+                    allow_negative_crop=True,
+                ),
+                resize,
+            ],
+        ],
+    ),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+train_cfg = dict(max_epochs=36)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),
+]
