@@ -7,7 +7,14 @@ and ``tools/test.py`` use the rest from its modules: ``runner``, ``training_conf
 
 from .checkpoint_hook import SafeCheckpointHook
 from .exact_resume_hook import ExactResumeHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim_wrapper import CPUAmpOptimWrapper
 from .stack_fixes import apply_stack_fixes
 
-__all__ = ['CPUAmpOptimWrapper', 'ExactResumeHook', 'SafeCheckpointHook', 'apply_stack_fixes']
+__all__ = [
+    'CPUAmpOptimWrapper',
+    'ExactResumeHook',
+    'LayerDecayOptimWrapperConstructor',
+    'SafeCheckpointHook',
+    'apply_stack_fixes',
+]

@@ -2,8 +2,9 @@
 
     python -m mmvheat.engine.launch PROCESSES SCRIPT [ARGUMENT ...]
 
-Reads NNODES, NODE_RANK, MASTER_ADDR and PORT. A mistake of the user, which the script reports in
-one line with exit status 2, stays one line: torchrun alone adds its own report.
+PROCESSES are those of this node; NNODES, NODE_RANK, MASTER_ADDR and PORT are read from the
+environment. A mistake of the user, which the script reports in one line with exit status 2, stays
+one line: torchrun alone adds its own report.
 """
 
 import logging
@@ -28,25 +29,48 @@ def _check_processes(text: str) -> int:
     processes = int(text)
     if not uses_cpu() and processes > torch.cuda.device_count():
         raise CommandLineError(
-            f'{processes} processes need as many GPUs and there are {torch.cuda.device_count()}; '
-            'CUDA_VISIBLE_DEVICES=-1 runs them on the CPU'
+            f'{processes} processes need as many GPUs and there are {torch.cuda.device_count()} '
+            'on this node; CUDA_VISIBLE_DEVICES=-1 runs them on the CPU'
         )
     return processes
+
+
+def _read_integer(name: str, default: int, least: int, most: int) -> int:
+    """Read an environment variable; unset and empty are the same."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise CommandLineError(f'{name} is an integer from {least} to {most}, got {text!r}')
+    return int(text)
 
 
 def _torchrun_arguments(processes: int) -> list[str]:
     """Translate OpenMMLab's environment variables."""
     env = os.environ
-    nodes = env.get('NNODES', '1')
+    nodes = _read_integer('NNODES', 1, 1, 65535)
+    # Two nodes that both take 0 for granted would wait for each other.
+    if nodes > 1 and not env.get('NODE_RANK'):
+        raise CommandLineError(
+            f'NNODES={nodes} needs NODE_RANK: 0 on the node of MASTER_ADDR, then 1 to {nodes - 1}'
+        )
+    if _read_integer('NODE_RANK', 0, 0, 65535) >= nodes:
+        raise CommandLineError(
+            f'NODE_RANK={env["NODE_RANK"]} with NNODES={nodes}: ranks of nodes count from 0 to '
+            f'{nodes - 1}; set NNODES to the number of nodes'
+        )
     arguments = [f'--nproc-per-node={processes}', f'--nnodes={nodes}']
-    if nodes == '1' and 'PORT' not in env and 'MASTER_ADDR' not in env:
+    if nodes == 1 and not env.get('PORT') and not env.get('MASTER_ADDR'):
         # A free port, so that two runs on a machine do not clash.
         return [*arguments, '--standalone']
+    if nodes > 1 and not env.get('MASTER_ADDR'):
+        sys.stderr.write(
+            'warning: MASTER_ADDR is not set: 127.0.0.1 finds only nodes on this machine; '
+            'set it to the address of node 0\n'
+        )
     return [
         *arguments,
-        f'--node-rank={env.get("NODE_RANK", "0")}',
-        f'--master-addr={env.get("MASTER_ADDR", "127.0.0.1")}',
-        f'--master-port={env.get("PORT", "29500")}',
+        f'--node-rank={env.get("NODE_RANK") or 0}',
+        f'--master-addr={env.get("MASTER_ADDR") or "127.0.0.1"}',
+        f'--master-port={_read_integer("PORT", 29500, 1, 65535)}',
     ]
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 from datetime import timedelta
 
 import torch
@@ -17,7 +18,25 @@ def uses_cpu() -> bool:
     return get_device() == 'cpu'
 
 
-def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
+def _first_slurm_node() -> str:
+    """Address of the first node of a slurm step, as mmengine finds it on GPUs."""
+    nodes = os.environ.get('SLURM_NODELIST', '')
+    if not set(nodes) & set('[,'):
+        return '127.0.0.1'  # one node, this one
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        from .errors import CommandLineError
+
+        raise CommandLineError(
+            f'--launcher slurm: "{" ".join(command)}" does not tell the first of the nodes: '
+            'set MASTER_ADDR to its address'
+        ) from error
+
+
+def start_cpu_group(launcher: str, timeout: float | None = None, port: int | None = None) -> None:
     """Start a gloo group from the launcher's environment, unless a group runs already.
 
     mmengine's own start calls ``torch.cuda.set_device``, which raises without a GPU. It skips it
@@ -26,6 +45,10 @@ def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
     Args:
         launcher: 'pytorch' (torchrun), 'slurm' or 'mpi' (Open MPI).
         timeout: Seconds until a collective call gives up; torch's default if None.
+        port: Port of rank 0 for slurm, as mmengine takes it; MASTER_PORT or 29500 if None.
+
+    Raises:
+        CommandLineError: If the launcher's environment variables are missing.
     """
     if dist.is_initialized():
         return
@@ -43,7 +66,10 @@ def start_cpu_group(launcher: str, timeout: float | None = None) -> None:
                 'through the launcher (tools/dist_train.sh and tools/dist_test.sh for pytorch)'
             )
         env[name] = env[source]
-    env.setdefault('MASTER_ADDR', '127.0.0.1')
+    if 'MASTER_ADDR' not in env:
+        env['MASTER_ADDR'] = _first_slurm_node() if launcher == 'slurm' else '127.0.0.1'
+    if launcher == 'slurm' and port is not None:
+        env['MASTER_PORT'] = str(port)
     env.setdefault('MASTER_PORT', '29500')
     torch.set_num_threads(int(env.get('OMP_NUM_THREADS', 1)))
     wait = None if timeout is None else timedelta(seconds=timeout)

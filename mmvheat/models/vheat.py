@@ -189,6 +189,36 @@ class VHeat(BaseModule):
         self._freeze_stages()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Tell the layer of a parameter, for layer-wise learning rates; mmpretrain's interface.
+
+        The stem is layer 0, each block one more; a downsampling counts with the block before it, a
+        frequency embedding with the first block that it is for. All else is the last layer: output
+        norms, and what stands behind the backbone.
+
+        Args:
+            param_name: Full name of the parameter.
+            prefix: What the backbone's parameters start with, such as ``'backbone.'``.
+
+        Returns:
+            The layer, from 0, and the number of layers, which is that of all blocks and 2.
+        """
+        depths = self.arch.depths
+        last = sum(depths) + 1
+        part, *rest = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix):
+            layer = last
+        elif part == 'patch_embed':
+            layer = 0
+        elif part == 'freq_embed':
+            layer = sum(depths[: int(rest[0])]) + 1
+        elif part == 'layers':
+            stage, block = int(rest[0]), int(rest[1])
+            layer = sum(depths[:stage]) + min(block + 1, depths[stage])
+        else:
+            layer = last
+        return layer, last + 1
+
     def _frozen_modules(self) -> list[nn.Module]:
         """Modules that ``frozen_stages`` keeps from training."""
         if self.frozen_stages < 0:

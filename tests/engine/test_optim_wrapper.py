@@ -1,9 +1,15 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mmvheat.engine import CPUAmpOptimWrapper
+from mmvheat.engine.process_group import end_group, start_cpu_group
+from mmvheat.models import VHeat
 
 
 class _Backbone(nn.Linear):
@@ -62,3 +68,80 @@ def test_leaves_nothing_behind(model, wrapper):
         assert not torch.is_autocast_enabled('cpu')
     model(torch.randn(1, 4))
     assert model.backbone.dtype is torch.float32
+
+
+class _Classifier(BaseModel):
+    """The backbone, recomputing its activations, with a loss that is a mean over images."""
+
+    def __init__(self):
+        super().__init__()
+        arch = dict(depths=(1, 1), dims=4)
+        self.backbone = VHeat(arch, img_size=32, out_indices=1, drop_path_rate=0.0, with_cp=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs, data_samples, mode='loss'):
+        features = self.backbone(inputs)[-1].mean((2, 3))
+        return dict(loss=nn.functional.cross_entropy(self.head(features), data_samples))
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """A group of one process."""
+    for name, value in dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_PORT='0').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    start_cpu_group('pytorch', timeout=20)
+    yield
+    end_group()
+
+
+def _train(model, kind, batches, **settings):
+    """Train on batches and return the weights."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapper = OPTIM_WRAPPERS.build(dict(type=kind, optimizer=optimizer, **settings))
+    wrapper.initialize_count_status(model, 0, len(batches))
+    for inputs, labels in batches:
+        model.train_step(dict(inputs=inputs, data_samples=labels), wrapper)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize('distributed', [False, True])
+@pytest.mark.parametrize(
+    ('kind', 'dtype', 'steps', 'tolerance'),
+    [
+        ('OptimWrapper', torch.float64, 3, 1e-10),
+        ('mmvheat.CPUAmpOptimWrapper', torch.float32, 1, 2e-3),
+    ],
+)
+def test_small_batches_accumulate_to_a_large_one(
+    kind, dtype, steps, tolerance, distributed, request
+):
+    bare = _Classifier().to(dtype)
+    # Between steps the wrapper must not exchange gradients, and must at the step.
+    syncs = []
+    if distributed:
+        request.getfixturevalue('group')
+    inputs, labels = torch.randn(4 * steps, 3, 32, 32, dtype=dtype), torch.randint(3, (4 * steps,))
+
+    def train(batch, **settings):
+        model = deepcopy(bare)
+        if distributed:
+            model = MMDistributedDataParallel(model, device_ids=None)
+            model.register_comm_hook(syncs, _count)
+        batches = list(zip(inputs.split(batch), labels.split(batch), strict=True))
+        weights = _train(model, kind, batches, **settings)
+        return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+
+    large = train(4)
+    assert len(syncs) == (steps if distributed else 0)
+    small = train(2, accumulative_counts=2)
+    assert len(syncs) == (2 * steps if distributed else 0)
+    torch.testing.assert_close(small, large, rtol=0, atol=tolerance)
+    moved = [(large[name] - tensor).abs().max() for name, tensor in bare.state_dict().items()]
+    assert max(moved) > 10 * tolerance
+
+
+def _count(syncs, bucket):
+    """Exchange gradients as usual, and note it."""
+    syncs.append(bucket.index())
+    return allreduce_hook(None, bucket)

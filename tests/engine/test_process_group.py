@@ -27,7 +27,7 @@ def _gloo_threads() -> int:
     ],
 )
 def test_a_group_starts_and_leaves_no_thread(launcher, names, monkeypatch):
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'SLURM_NODELIST'):
         monkeypatch.setenv(name, '')  # so that it is restored
         monkeypatch.delenv(name)
     monkeypatch.setenv('MASTER_PORT', '0')
@@ -56,3 +56,48 @@ def test_a_launcher_that_did_not_launch(launcher, variable, monkeypatch):
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(CommandLineError, match=f'--launcher {launcher}.* {variable} is missing'):
         start_cpu_group(launcher)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Start a group of one as a slurm step; torch's own start is only noted."""
+    started = []
+    monkeypatch.setattr(dist, 'init_process_group', lambda *args, **_: started.append(args))
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '')  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in dict(PROCID='3', NTASKS='4', LOCALID='1').items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+
+    def start(nodes, port=None):
+        monkeypatch.setenv('SLURM_NODELIST', nodes)
+        start_cpu_group('slurm', port=port)
+        return os.environ['MASTER_ADDR'], os.environ['MASTER_PORT'], len(started)
+
+    return start
+
+
+def test_the_first_slurm_node_is_the_master(slurm, monkeypatch, tmp_path):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\necho "$@" > "$0.seen"\nprintf "gpu7\\ngpu9\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    assert slurm('gpu[7,9]') == ('gpu7', '29500', 1)
+    assert (tmp_path / 'scontrol.seen').read_text() == 'show hostnames gpu[7,9]\n'
+    assert (os.environ['RANK'], os.environ['LOCAL_RANK']) == ('3', '1')
+
+
+def test_one_slurm_node_is_this_one(slurm):
+    assert slurm('gpu7', port=29511) == ('127.0.0.1', '29511', 1)
+
+
+def test_slurm_settings_of_the_user_are_kept(slurm, monkeypatch):
+    monkeypatch.setenv('MASTER_ADDR', 'elsewhere')
+    monkeypatch.setenv('MASTER_PORT', '29512')
+    assert slurm('gpu[7,9]') == ('elsewhere', '29512', 1)
+
+
+def test_slurm_nodes_that_nobody_can_name(slurm, monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(CommandLineError, match='scontrol show hostnames gpu.*set MASTER_ADDR'):
+        slurm('gpu[7,9]')

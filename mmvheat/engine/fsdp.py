@@ -1,0 +1,156 @@
+"""Fully sharded data parallel training (FSDP) through mmengine's strategies, on GPUs or a CPU."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmengine._strategy import FSDPStrategy as MMEngineFSDPStrategy
+from mmengine.dist import barrier, is_main_process
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import BaseOptimWrapper
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+from mmvheat.layers import HeatBlock
+from mmvheat.registry import FUNCTIONS, STRATEGIES
+
+from .process_group import start_cpu_group, uses_cpu
+
+__all__ = ['FSDPStrategy', 'wrap_heat_blocks']
+
+
+@FUNCTIONS.register_module()
+def wrap_heat_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+    """Shard every :class:`HeatBlock` by itself: an ``auto_wrap_policy`` of FSDP.
+
+    A stage cannot be a unit: the backbone calls its downsampling after its forward pass.
+    """
+    return transformer_auto_wrap_policy(module, recurse, nonwrapped_numel, {HeatBlock})
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(MMEngineFSDPStrategy):
+    """mmengine's FSDPStrategy for vHeat: it also runs on a CPU and resumes on today's torch.
+
+    - Blocks of vHeat are sharded one by one unless ``model_wrapper`` has an ``auto_wrap_policy``.
+    - Checkpoints are whole files, as those of an ordinary training, and written atomically.
+    - ``paramwise_cfg`` sees the parameters' own shapes, so that ``flat_decay_mult`` means vectors
+      and not every shard.
+    - ``clip_grad`` clips by the norm over all processes, not by that of each one's shards.
+    - Without a GPU the processes use gloo, and SyncBatchNorm becomes BatchNorm.
+
+    Args:
+        model_wrapper: Arguments of ``mmengine.MMFullyShardedDataParallel``.
+        skip_init_weights: Leave the weights to a checkpoint.
+        state_dict_cfg: ``'full'`` (one file) or what else mmengine's strategy takes; the tools
+            resume only from ``'full'``.
+        activation_checkpointing: As in mmengine's strategy; vHeat's ``with_cp`` does the same.
+        work_dir: Folder of checkpoints and logs.
+        experiment_name: Name of the run; a time stamp if None.
+        env_kwargs: Settings of the environment.
+        log_kwargs: Settings of the logger.
+        auto_scale_lr: ``dict(enable, base_batch_size)``.
+
+    Raises:
+        ValueError: If there is no launcher, hence no group to shard over.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_wrapper: dict | None = None,
+        skip_init_weights: bool = False,
+        state_dict_cfg: str | dict = 'full',
+        activation_checkpointing: dict | None = None,
+        work_dir: str = 'work_dirs',
+        experiment_name: str | None = None,
+        env_kwargs: dict | None = None,
+        log_kwargs: dict | None = None,
+        auto_scale_lr: dict | None = None,
+    ) -> None:
+        if (env_kwargs or {}).get('launcher') == 'none':
+            raise ValueError(
+                'FSDP shards over processes and there is no launcher: start with '
+                'tools/dist_train.sh CONFIG GPUS'
+            )
+        super().__init__(
+            model_wrapper={'auto_wrap_policy': wrap_heat_blocks, **(model_wrapper or {})},
+            skip_init_weights=skip_init_weights,
+            state_dict_cfg=state_dict_cfg,
+            activation_checkpointing=activation_checkpointing,
+            work_dir=work_dir,
+            experiment_name=experiment_name,
+            env_kwargs=env_kwargs,
+            log_kwargs=log_kwargs,
+            auto_scale_lr=auto_scale_lr,
+        )
+        if uses_cpu():
+            # FSDP reuses what it gathers into, and offloading to where that is copies nothing.
+            self.state_dict_config = replace(self.state_dict_config, offload_to_cpu=False)
+            self.optim_state_dict_config = replace(
+                self.optim_state_dict_config, offload_to_cpu=False
+            )
+
+    def _setup_distributed(
+        self, launcher: str = 'pytorch', backend: str = 'nccl', **settings: Any
+    ) -> None:
+        """Start the processes' group; gloo without a GPU."""
+        if uses_cpu():
+            start_cpu_group(launcher, settings.get('timeout'), settings.get('port'))
+        else:
+            super()._setup_distributed(launcher, backend, **settings)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        """Shard the model."""
+        if uses_cpu():
+            model = revert_sync_batchnorm(model)
+            self.model_wrapper = dict(self.model_wrapper, device_id=torch.device('cpu'))
+        return super()._wrap_model(model)
+
+    def build_optim_wrapper(
+        self, optim_wrapper: Any, model: nn.Module | None = None
+    ) -> BaseOptimWrapper:
+        """Build the optimizer while all parameters are gathered, with their own shapes."""
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        if getattr(wrapper, 'clip_func', None) is nn.utils.clip_grad_norm_:
+            # The norm of all shards, where torch's function sees those of this process.
+            wrapper.clip_func = lambda params, **settings: model.clip_grad_norm_(**settings)
+        return wrapper
+
+    def save_checkpoint(
+        self,
+        filename: str,
+        *,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        extra_ckpt: dict | None = None,
+        callback: Callable[[dict], None] | None = None,
+    ) -> None:
+        """Save a checkpoint; a whole file appears when it is complete."""
+        direct = '://' in filename or not self._is_full_state_dict()
+        super().save_checkpoint(
+            filename if direct else f'{filename}.part',
+            save_optimizer=save_optimizer,
+            save_param_scheduler=save_param_scheduler,
+            extra_ckpt=extra_ckpt,
+            callback=callback,
+        )
+        if not direct and is_main_process():
+            os.replace(f'{filename}.part', filename)
+        barrier()
+
+    def optim_state_dict(self) -> dict:
+        """Gather the optimizer's state, with what its wrapper adds (the loss scale, for one)."""
+        whole = super().optim_state_dict()
+        return {**self.optim_wrapper.state_dict(), **whole} if whole else whole
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Load the optimizer's state; torch 2.1 changed the order of the arguments."""
+        shard = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict({**state_dict, **shard})

@@ -1,0 +1,98 @@
+"""How OpenMMLab's environment variables reach torchrun."""
+
+import sys
+
+import pytest
+
+from mmvheat.engine import launch
+from mmvheat.engine.errors import run_command
+
+NAMES = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT')
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Stand in for torchrun and start it with the given environment."""
+    calls = []
+    monkeypatch.setattr(launch.run, 'main', calls.append)
+    for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', *NAMES):
+        monkeypatch.setenv(name, '')  # so that it is restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+
+    def start(processes='2', **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, 'argv', ['launch', processes, 'train.py', 'config.py', '--amp'])
+        status = run_command(launch.main)
+        return status, calls
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ('environment', 'expected'),
+    [
+        ({}, ['--nnodes=1', '--standalone']),
+        # Empty is unset, as `NNODES=$UNSET bash dist_train.sh` makes it.
+        (dict.fromkeys(NAMES, ''), ['--nnodes=1', '--standalone']),
+        (
+            dict(PORT='29511'),
+            ['--nnodes=1', '--node-rank=0', '--master-addr=127.0.0.1', '--master-port=29511'],
+        ),
+        (
+            dict(NNODES='3', NODE_RANK='2', MASTER_ADDR='10.0.0.7'),
+            ['--nnodes=3', '--node-rank=2', '--master-addr=10.0.0.7', '--master-port=29500'],
+        ),
+        (
+            dict(NNODES='1', NODE_RANK='0', MASTER_ADDR='node-a', PORT='1'),
+            ['--nnodes=1', '--node-rank=0', '--master-addr=node-a', '--master-port=1'],
+        ),
+    ],
+)
+def test_the_environment_becomes_arguments(torchrun, capsys, environment, expected):
+    status, calls = torchrun(**environment)
+    assert status == 0
+    assert calls == [['--nproc-per-node=2', *expected, 'train.py', 'config.py', '--amp']]
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('environment', 'said'),
+    [
+        (dict(processes='two'), "processes must be an integer >= 1, got 'two'"),
+        (dict(processes='0'), "got '0'"),
+        (dict(NNODES='two'), "NNODES is an integer from 1 to 65535, got 'two'"),
+        (dict(NNODES='0'), "NNODES is an integer from 1 to 65535, got '0'"),
+        (dict(NNODES='1:4', NODE_RANK='0'), "got '1:4'"),
+        (dict(NNODES='2'), 'NNODES=2 needs NODE_RANK: 0 on the node of MASTER_ADDR, then 1 to 1'),
+        (dict(NNODES='2', NODE_RANK=''), 'needs NODE_RANK'),
+        (dict(NNODES='2', NODE_RANK='2'), 'count from 0 to 1; set NNODES'),
+        (dict(NODE_RANK='1'), 'NODE_RANK=1 with NNODES=1: '),
+        (dict(NNODES='2', NODE_RANK='-1'), "got '-1'"),
+        (dict(PORT='http'), "PORT is an integer from 1 to 65535, got 'http'"),
+        (dict(PORT='65536'), "got '65536'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(torchrun, capsys, environment, said):
+    status, calls = torchrun(**environment)
+    error = capsys.readouterr().err
+    assert (status, calls) == (2, [])
+    assert error.startswith('error: ') and error.count('\n') == 1
+    assert said in error
+
+
+def test_nodes_without_an_address_are_warned_of(torchrun, capsys):
+    status, calls = torchrun(NNODES='2', NODE_RANK='1')
+    assert status == 0
+    assert '--master-addr=127.0.0.1' in calls[0]
+    assert capsys.readouterr().err.startswith('warning: MASTER_ADDR is not set')
+
+
+def test_the_gpus_of_this_node_are_counted(torchrun, capsys, monkeypatch):
+    monkeypatch.setattr(launch, 'uses_cpu', lambda: False)
+    monkeypatch.setattr(launch.torch.cuda, 'device_count', lambda: 4)
+    status, calls = torchrun('8', NNODES='2', NODE_RANK='0', MASTER_ADDR='a')
+    assert (status, calls) == (2, [])
+    assert '8 processes need as many GPUs and there are 4 on this node' in capsys.readouterr().err
+    assert torchrun('4')[0] == 0
