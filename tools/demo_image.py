@@ -136,7 +136,7 @@ def _check_fit(cfg: Any, weights: Any, checkpoint: str) -> None:
     """Check a checkpoint against the model: the inferencers would only warn."""
     from mmengine.registry import MODELS
 
-    from mmvheat.engine.checkpoint_check import check_weights_fit
+    from mmvheat.engine.weights_fit import check_weights_fit
 
     check_weights_fit(MODELS.build(cfg.model), weights, checkpoint)
 

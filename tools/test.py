@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from mmengine.registry import RUNNERS
 
-    from mmvheat.engine.checkpoint_check import check_weights_fit, read_weights
+    from mmvheat.engine.checkpoint_check import read_weights
     from mmvheat.engine.runner import Runner
     from mmvheat.engine.testing_config import build_dump, prepare_testing
+    from mmvheat.engine.weights_fit import check_weights_fit
 
     weights = read_weights(args.checkpoint)
     cfg = prepare_testing(args)

@@ -38,13 +38,20 @@ def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and train."""
     args = parse_args(argv)
     from mmengine.registry import RUNNERS
+    from torch import nn
 
+    from mmvheat.engine.checkpoint_check import read_weights
     from mmvheat.engine.runner import Runner
     from mmvheat.engine.training_config import prepare_training
+    from mmvheat.engine.weights_fit import check_start, check_weights_fit
 
     cfg = prepare_training(args)
     with config_errors(args.config):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    # Strategies build the model later.
+    if cfg.get('load_from') and isinstance(runner.model, nn.Module):
+        check = check_weights_fit if cfg.resume else check_start
+        check(runner.model, read_weights(cfg.load_from), cfg.load_from)
     runner.train()
     del runner
     end_group()

@@ -3,6 +3,7 @@
 from .convert import MAX_SIDE, TASKS, convert_state_dict
 from .files import convert_file
 from .formats import find_state_dict
+from .published import as_mmengine_checkpoint
 from .reading import read_checkpoint
 from .report import ConversionReport
 from .safe_globals import safe_globals
@@ -12,6 +13,7 @@ __all__ = [
     'MAX_SIDE',
     'TASKS',
     'ConversionReport',
+    'as_mmengine_checkpoint',
     'convert_file',
     'convert_state_dict',
     'find_state_dict',

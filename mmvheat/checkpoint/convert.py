@@ -11,7 +11,7 @@ from mmvheat.ops import freq_embed_size, resize_freq_embed
 from .formats import BACKBONE, backbone_prefix, mmpretrain_name
 from .report import ConversionReport
 
-__all__ = ['MAX_SIDE', 'TASKS', 'as_size', 'convert_state_dict']
+__all__ = ['MAX_SIDE', 'TASKS', 'as_size', 'convert_state_dict', 'rename_keys']
 
 TASKS = ('downstream', 'classification')
 
@@ -93,6 +93,26 @@ def convert_state_dict(
             converted[name] = fitted.contiguous()
             resized[name] = (tuple(embed.shape[:2]), tuple(fitted.shape[:2]))
     return converted, ConversionReport(names, resized, dropped)
+
+
+def rename_keys(
+    tensors: Mapping[str, Tensor], prefix: str, task: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Decide on every tensor of a vHeat model, sizes aside.
+
+    Args:
+        tensors: State dict of the model.
+        prefix: What `backbone_prefix` says about it.
+        task: 'downstream' or 'classification', see `convert_state_dict`.
+
+    Returns:
+        The new names by the old ones, and why the others are dropped.
+
+    Raises:
+        ValueError: If the model is incomplete, or two tensors would get one name.
+    """
+    embeds = _frequency_embeddings(tensors, prefix)
+    return _new_names(tensors, prefix, last_stage=len(embeds) - 1, task=task)
 
 
 def _frequency_embeddings(tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:

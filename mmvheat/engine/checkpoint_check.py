@@ -1,30 +1,30 @@
-"""Refuse a checkpoint that mmengine would take with a warning, or fail on with a traceback."""
+"""Read a checkpoint for the tools: whatever is wrong with the file is one clear line."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmvheat.checkpoint import read_checkpoint
+from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint
 
 from .errors import CommandLineError
 
-__all__ = ['check_weights_fit', 'find_resumable', 'read_resumable', 'read_weights']
-
-# Heads that only training uses: a checkpoint for testing may lack them.
-_TRAINING_ONLY = ('auxiliary_head',)
+__all__ = ['find_resumable', 'read_resumable', 'read_weights']
 
 
 def _read(path: str) -> dict[str, Any]:
     try:
         if '://' in path:
             return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
     except ValueError as error:
         raise CommandLineError(str(error)) from error
+    try:
+        return as_mmengine_checkpoint(checkpoint)
+    except ValueError as error:
+        raise CommandLineError(f'{path}: {error}') from error
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         found = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
         raise CommandLineError(
             f'{path} has no state dict where mmengine looks for it (it holds {found}); '
-            'convert a published file with interpolate4downstream.py first'
+            'give a checkpoint of mmengine, or a published one of vHeat'
         )
     return weights
 
@@ -95,38 +95,3 @@ def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
         except CommandLineError:
             continue
     return None
-
-
-def check_weights_fit(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
-    """Check that every part of a model that testing uses gets weights from a checkpoint.
-
-    Args:
-        model: What the Runner built, maybe in a distributed or TTA wrapper.
-        weights: Content of the checkpoint.
-        path: Its name, for the message.
-
-    Raises:
-        CommandLineError: If a part (backbone, neck, a head) gets nothing, or a tensor outside the
-            backbone has another shape. Backbones may resize theirs while loading.
-    """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    expected = model.state_dict()
-    empty = []
-    for part, child in model.named_children():
-        names = [f'{part}.{name}' for name, _ in child.named_parameters()]
-        if names and part not in _TRAINING_ONLY and not any(name in weights for name in names):
-            empty.append(part)
-    if empty:
-        raise CommandLineError(
-            f'{path} has no weights for {", ".join(empty)} of {type(model).__name__} (it holds '
-            f'{", ".join(list(weights)[:2])}, ...): give one that was trained with this config'
-        )
-    for name, tensor in weights.items():
-        if name in expected and not name.startswith('backbone.'):
-            given, wanted = tuple(tensor.shape), tuple(expected[name].shape)
-            if given != wanted:
-                raise CommandLineError(
-                    f'{path}: {name} has shape {given}, the config wants {wanted}: '
-                    'give a checkpoint that was trained with this config'
-                )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ['CommandLineError', 'config_errors', 'run_command']
+__all__ = ['CommandLineError', 'config_errors', 'is_first_process', 'run_command']
 
 # Long enough for rank 0 to reach the same mistake on a slow disk; torchrun then ends the others.
 _SECONDS_FOR_RANK_0 = 30.0
@@ -17,11 +17,12 @@ class CommandLineError(ValueError):
 
 
 @contextmanager
-def config_errors(where: str) -> Iterator[None]:
+def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Report what goes wrong while a config is turned into objects as the config's mistake.
 
     Args:
         where: What is being built, the start of the message.
+        also: Further exceptions that mean a mistake of the user here.
 
     Raises:
         CommandLineError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
@@ -32,7 +33,7 @@ def config_errors(where: str) -> Iterator[None]:
         yield
     except CommandLineError:
         raise
-    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+    except (ValueError, TypeError, KeyError, FileNotFoundError, *also) as error:
         if os.environ.get('MMVHEAT_TRACEBACK'):
             raise
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -40,6 +41,11 @@ def config_errors(where: str) -> Iterator[None]:
             f'{where}: {type(error).__name__}: {" ".join(text.split())} '
             '(MMVHEAT_TRACEBACK=1 shows where)'
         ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0 by torchrun's or slurm's word, or runs alone."""
+    return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
 
 
 def run_command(main: Callable[[], None]) -> int:
@@ -53,7 +59,7 @@ def run_command(main: Callable[[], None]) -> int:
     try:
         main()
     except CommandLineError as error:
-        if int(os.environ.get('RANK', 0)) != 0:
+        if not is_first_process():
             time.sleep(_SECONDS_FOR_RANK_0)
         sys.stderr.write(f'error: {error}\n')
         sys.stderr.flush()

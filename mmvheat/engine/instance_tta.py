@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from mmcv.ops import batched_nms
@@ -64,6 +65,21 @@ class InstanceTTAModel(DetTTAModel):
         own = {key: settings[key] for key in defaults if key in settings}
         self.tta_cfg = ConfigDict({**defaults, **own, **tta_cfg})
 
+    def test_step(self, data: dict | Sequence) -> list:
+        """Predict every view as an image of its own, and merge.
+
+        Args:
+            data: As mmdet's loaders collate them: inputs and data samples, each a list of views.
+
+        Returns:
+            A merged sample for each image, see :meth:`merge_preds`.
+        """
+        views = data['data_samples'] if isinstance(data, dict) else data[1]
+        # A cascade's mask heads would flip the masks of a flipped view by themselves, and fail.
+        for sample in chain.from_iterable(views):
+            sample.set_metainfo(dict(flip=False, view_flip=sample.metainfo.get('flip', False)))
+        return super().test_step(data)
+
     def merge_preds(self, data_samples_list: Sequence[Sequence[DetDataSample]]) -> list:
         """Merge the predictions of the views of each image.
 
@@ -75,6 +91,10 @@ class InstanceTTAModel(DetTTAModel):
         Returns:
             For each image its first view with the merged ``pred_instances``, by falling score.
         """
+        for sample in chain.from_iterable(data_samples_list):
+            if 'view_flip' in sample.metainfo:
+                sample.set_metainfo(dict(flip=sample.metainfo['view_flip']))
+                del sample.view_flip
         return [self._merge_views(views) for views in data_samples_list]
 
     def _merge_views(self, views: Sequence[DetDataSample]) -> DetDataSample:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from .checkpoint_hook import SafeCheckpointHook
+from .data_check import DATA_ERRORS, check_classes, check_samples, empty_data_errors
 from .errors import config_errors
 from .exact_resume_hook import ExactResumeHook
 from .process_group import start_cpu_group, uses_cpu
@@ -29,7 +30,8 @@ class Runner(MMEngineRunner):
     def setup_env(self, env_cfg: dict) -> None:
         """Start the gloo group when there is no GPU; mmengine then starts none."""
         if self.distributed and uses_cpu():
-            start_cpu_group(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+            settings = env_cfg.get('dist_cfg', {})
+            start_cpu_group(self.launcher, settings.get('timeout'), settings.get('port'))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -59,9 +61,24 @@ class Runner(MMEngineRunner):
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(ExactResumeHook())
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> Any:
+        """Build a loader as mmengine does; its samples must exist."""
+        with empty_data_errors(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
+            loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_samples(loader.dataset)
+        return loader
+
+    def _init_model_weights(self) -> None:
+        """Initialize the weights; a file that does not fit becomes one clear line."""
+        with config_errors('initial weights'):
+            super()._init_model_weights()
+
     def build_train_loop(self, loop: Any) -> Any:
         """Build the training loop around a :class:`SeededLoader`."""
-        with config_errors('train_dataloader'):
+        with config_errors('train_dataloader', DATA_ERRORS):
             config, loader = self._train_dataloader, self._train_dataloader
             if isinstance(loader, dict):
                 randomness = self._randomness_cfg
@@ -73,20 +90,26 @@ class Runner(MMEngineRunner):
                     loader = SeededLoader(loader, self.seed, get_rank())
             self._train_dataloader = loader
             try:
-                return super().build_train_loop(loop)
+                loop = super().build_train_loop(loop)
+                check_classes(self.model, loop.dataloader.dataset, 'train_dataloader')
+                return loop
             finally:
                 # scale_lr reads the batch size from the config.
                 self._train_dataloader = config
 
     def build_val_loop(self, loop: Any) -> Any:
         """Build the validation loop; a missing file becomes one clear line."""
-        with config_errors('val_dataloader'):
-            return super().build_val_loop(loop)
+        with config_errors('val_dataloader', DATA_ERRORS):
+            loop = super().build_val_loop(loop)
+            check_classes(self.model, loop.dataloader.dataset, 'val_dataloader')
+            return loop
 
     def build_test_loop(self, loop: Any) -> Any:
         """Build the test loop; a missing file becomes one clear line."""
-        with config_errors('test_dataloader'):
-            return super().build_test_loop(loop)
+        with config_errors('test_dataloader', DATA_ERRORS):
+            loop = super().build_test_loop(loop)
+            check_classes(self.model, loop.dataloader.dataset, 'test_dataloader')
+            return loop
 
     def save_checkpoint(
         self,

@@ -35,9 +35,13 @@ def prepare_testing(args: argparse.Namespace) -> Config:
             raise CommandLineError(f'{args.config} has no {name}: it is no config for testing')
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    # Testing needs neither, and they may name data that a tester does not have.
+    # Testing needs none of it, and loaders may name data that a tester does not have. A sharded
+    # training saves whole checkpoints, so the ordinary Runner tests them.
     unused = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
-    for name in (*unused, 'val_dataloader', 'val_cfg', 'val_evaluator'):
+    unused += ('val_dataloader', 'val_cfg', 'val_evaluator')
+    if 'strategy' in cfg:
+        unused += ('strategy', 'runner_type')
+    for name in unused:
         cfg.pop(name, None)
     if args.tta:
         use_tta(cfg)

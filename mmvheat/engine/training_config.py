@@ -1,16 +1,15 @@
 """The config of a training run from the command line of ``tools/train.py``."""
 
 import argparse
-import os
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from .checkpoint_check import find_resumable, read_resumable, read_weights
 from .common_config import load_config, writable_folder
-from .errors import CommandLineError
+from .errors import CommandLineError, is_first_process
+from .initial_weights import check_initial_weights
 from .process_group import uses_cpu
 
 __all__ = ['prepare_training']
@@ -32,7 +31,7 @@ def prepare_training(args: argparse.Namespace) -> Config:
     for name in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(name) is None:
             raise CommandLineError(f'{args.config} has no {name}: it is no config for training')
-    _check_initial_weights(cfg.model, Path(args.config))
+    check_initial_weights(cfg.model, Path(args.config))
     if args.seed is not None:
         _set_seed(cfg, args.seed)
     _choose_precision(cfg, args.amp)
@@ -48,25 +47,8 @@ def prepare_training(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _check_initial_weights(node: Any, path: Path) -> None:
-    """Check that local files named by ``init_cfg=dict(type='Pretrained', ...)`` exist."""
-    if isinstance(node, dict):
-        init_cfg = node.get('init_cfg')
-        checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
-        if isinstance(checkpoint, str) and '://' not in checkpoint:
-            if not Path(checkpoint).expanduser().is_file():
-                raise CommandLineError(
-                    f'{path}: the pretrained weights {checkpoint} do not exist: make them with '
-                    'interpolate4downstream.py, or set another init_cfg.checkpoint'
-                )
-    children = node.values() if isinstance(node, dict) else node
-    if isinstance(node, (dict, list, tuple)):
-        for child in children:
-            _check_initial_weights(child, path)
-
-
 def _log(message: str) -> None:
-    if os.environ.get('RANK', '0') == '0':
+    if is_first_process():
         print_log(message, 'current')
 
 

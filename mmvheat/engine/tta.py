@@ -1,6 +1,5 @@
 """Test-time augmentation of the three libraries, from a config that may not mention it."""
 
-import os
 from copy import deepcopy
 from importlib import import_module
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .errors import CommandLineError
+from .errors import CommandLineError, is_first_process
 
 __all__ = ['use_tta']
 
@@ -38,7 +37,7 @@ def use_tta(cfg: Config) -> None:
         import_module('mmvheat.engine.instance_tta')
         if _name(model) == 'DetTTAModel':
             model = ConfigDict(model, type=_DEFAULT_MODELS['mmdet'])
-            if os.environ.get('RANK', '0') == '0':
+            if is_first_process():
                 print_log(f'--tta: {model.type} merges in place of DetTTAModel.', 'current')
     dataset.pipeline = cfg.get('tta_pipeline') or _flipped(dataset.get('pipeline', []))
     _record_flips(dataset.pipeline)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmvheat.ops import heat_conduction
 
 from .layout import channels_first, channels_last
+from .precision import without_autocast
 
 __all__ = ['Heat2D']
 
@@ -41,7 +42,7 @@ class Heat2D(nn.Module):
         """
         dtype = torch.promote_types(freq_embed.dtype, torch.float32)
         linear = self.to_k[0]
-        with torch.autocast(freq_embed.device.type, enabled=False):
+        with without_autocast(freq_embed.device.type):
             k = F.linear(freq_embed.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
             return F.relu(k)
 

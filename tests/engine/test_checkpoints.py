@@ -11,10 +11,12 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
-from mmvheat.engine import SafeCheckpointHook
-from mmvheat.engine.checkpoint_check import check_weights_fit, find_resumable, read_weights
+from mmvheat.engine import SafeCheckpointHook, weights_fit
+from mmvheat.engine.checkpoint_check import find_resumable, read_weights
 from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.runner import Runner
+from mmvheat.engine.weights_fit import check_start, check_weights_fit, compare_weights
+from mmvheat.models import VHeat
 
 
 class _KilledError(Exception):
@@ -109,26 +111,110 @@ def _weights(**changes):
 
 
 @pytest.mark.parametrize('wrap', [lambda model: model, _TTA])
-def test_weights_that_fit_are_taken(wrap):
-    # Extra tensors, a resized embedding and no auxiliary head are no mistakes.
-    resized = {'backbone.weight': torch.zeros(9, 2), 'ema.weight': torch.zeros(1)}
-    check_weights_fit(wrap(_model()), _weights(**resized), 'c.pth')
+@pytest.mark.parametrize('changes', [{}, {'auxiliary_head.more': torch.zeros(1)}])
+def test_weights_that_fit_are_taken(wrap, changes):
+    check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
 
 
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
-        ({'head.weight': None, 'head.bias': None}, 'c.pth has no weights for head of ModuleDict'),
-        (
-            {'head.weight': torch.zeros(80, 3)},
-            r'head.weight has shape \(80, 3\), .* wants \(4, 3\)',
-        ),
+        ({'head.weight': None, 'head.bias': None}, r'2 missing \(head.weight, head.bias\)'),
+        ({'head.weight': torch.zeros(80, 3)}, r'head.weight \(80, 3\), not \(4, 3\)'),
+        ({'ema.weight': torch.zeros(1)}, r'1 unexpected \(ema.weight\)'),
+        ({'backbone.weight': torch.zeros(9, 2)}, r'1 of another shape \(backbone.weight'),
     ],
 )
 @pytest.mark.parametrize('wrap', [lambda model: model, _TTA])
 def test_weights_that_do_not_fit_are_refused(wrap, changes, said):
     with pytest.raises(CommandLineError, match=said):
         check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
+
+
+def _vheat(depths=(1, 1), dims=4, img_size=32):
+    arch = dict(depths=list(depths), dims=dims)
+    return VHeat(arch, img_size=img_size, out_indices=(0, 1))
+
+
+def _detector(classes=2, depths=(1, 1), dims=4):
+    model = nn.ModuleDict({'backbone': _vheat(depths, dims)})
+    model['head'] = nn.ModuleDict({'fc': nn.Linear(3, classes)})
+    return model
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    lines = []
+
+    def log(message, logger=None, level=20):
+        lines.append((level, message))
+
+    monkeypatch.setattr(weights_fit, 'print_log', log)
+    return lines
+
+
+def test_training_starts_where_only_the_head_differs(logged):
+    check_start(_detector(), _detector(classes=5).state_dict(), 'c.pth')
+    (warned, line), (_, everything) = logged
+    assert warned == 30 and '\n' not in line
+    assert 'the checkpoint has 5 classes, the config 2' in line
+    assert 'head.fc.weight' in everything and 'head.fc.bias' in everything
+
+
+def test_nothing_is_said_where_all_fits(logged):
+    check_start(_detector(), _detector().state_dict(), 'c.pth')
+    assert logged == []
+
+
+@pytest.mark.parametrize('check', [check_start, check_weights_fit])
+@pytest.mark.parametrize(
+    ('other', 'named'),
+    [
+        (dict(depths=(1, 3)), 'depths 1, 3, widths 4, 8'),
+        (dict(dims=6), 'depths 1, 1, widths 6, 12'),
+    ],
+)
+@pytest.mark.parametrize('swapped', [False, True])
+def test_another_arch_is_refused_by_both_names(check, other, named, swapped, logged):
+    one, two = _detector(), _detector(**other)
+    model, weights = (two, one) if swapped else (one, two)
+    with pytest.raises(CommandLineError, match=named) as error:
+        check(model, weights.state_dict(), 'c.pth')
+    line = str(error.value)
+    assert 'depths 1, 1, widths 4, 8' in line and '\n' not in line
+    first, second = line.index('the checkpoint has'), line.index('the config a vHeat')
+    assert (first < line.index(named) < second) != swapped
+
+
+def test_a_classifier_is_no_start_for_a_detector(logged):
+    detector = _detector()
+    detector['roi_head'] = detector.pop('head')
+    with pytest.raises(CommandLineError, match='is a classifier, the config wants a ModuleDict'):
+        check_start(detector, _detector().state_dict(), 'c.pth')
+
+
+def test_embeddings_of_another_size_fit():
+    bigger = _vheat(img_size=64).state_dict()
+    smaller = _vheat().state_dict()
+    assert compare_weights(smaller, bigger).keys() == []
+
+
+def test_strict_reports_all_keys():
+    model = _vheat()
+    state = model.state_dict()
+    state['freq_embed.1'] = torch.zeros(9, 9, 5)
+    state['outnorm0.weight'] = torch.zeros(7)
+    state['freq_embed.0'] = torch.zeros(3, 3, 4)  # Fits: it is resized.
+    del state['outnorm1.bias'], state['patch_embed.conv1.weight']
+    state['freq_embed.2'] = state['more'] = torch.zeros(1)
+    with pytest.raises(RuntimeError) as error:
+        model.load_state_dict(state, strict=True)
+    text = str(error.value)
+    for name in ('freq_embed.1', 'outnorm0.weight'):
+        assert f'size mismatch for {name}' in text
+    assert '"patch_embed.conv1.weight", "outnorm1.bias"' in text
+    assert '"more"' in text and '"freq_embed.2"' in text
+    assert 'freq_embed.0' not in text
 
 
 def test_read_weights_unwraps_what_mmengine_unwraps(tmp_path):

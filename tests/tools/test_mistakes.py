@@ -113,7 +113,7 @@ def test_train(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixt
         ('segmentation.py truncated.pth', 'truncated.pth is truncated'),
         ('segmentation.py text.pth', 'text.pth is not a checkpoint'),
         ('segmentation.py evil.pth', 'could run code'),
-        ('segmentation.py published.pth', 'interpolate4downstream.py'),
+        ('segmentation.py published.pth', 'or a published one of vHeat'),
         ('nowhere.py weights.pth', 'nowhere.py does not exist'),
         ('empty.py weights.pth', 'has no model'),
         ('segmentation.py weights.pth --show', 'use --show-dir'),

@@ -1,0 +1,74 @@
+"""A shrunken copy of every config trains, is resumed and tests through the tools."""
+
+import json
+import math
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import mmengine.config.config
+import pytest
+import torch
+from shrunken import shrink
+
+pytest.importorskip('mmcv')
+
+ROOT = Path(__file__).parents[2]
+# A scaled-out training needs several processes: tests/tools/test_scale_out.py.
+FILES = [
+    path
+    for path in sorted((ROOT / 'configs').glob('*/*.py'))
+    if path.parent.name not in ('_base_', 'scale_out')
+]
+
+
+def _tool(name: str) -> ModuleType:
+    spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _losses(checkpoint: dict) -> list[float]:
+    """What each iteration so far had, from the log that a checkpoint carries."""
+    values, counts = checkpoint['message_hub']['log_scalars']['train/loss'].data
+    return [float(value) for value in values / counts]
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_trains_resumes_and_tests(path, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    # To lay out a config, four times a run, takes longer than the training.
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+    cfg = shrink(path, tiny_data)
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    unit, length = ('epoch', 1) if by_epoch else ('iter', 2)
+    # mmengine tells runs of one second apart by their configs' names.
+    cfg.dump(config := f'{path.stem}.py')
+    train, test = _tool('train').main, _tool('test').main
+
+    train([config, '--work-dir', 'first', '--seed', '0'])
+    checkpoint = Path(f'first/{unit}_{length}.pth')
+    first = torch.load(checkpoint, map_location='cpu')
+    assert first['meta']['iter'] == len(_losses(first)) == 2
+
+    more = f'train_cfg.max_{unit}s={length + 1}'
+    train([config, '--work-dir', 'second', '--resume', str(checkpoint), '--cfg-options', more])
+    checkpoint = Path(f'second/{unit}_{length + 1}.pth')
+    second = torch.load(checkpoint, map_location='cpu')
+    losses = _losses(second)
+    assert second['meta']['iter'] == len(losses) == (4 if by_epoch else 3)
+    assert losses[:2] == _losses(first) and all(map(math.isfinite, losses))
+    before, after = first['state_dict'], second['state_dict']
+    assert set(before) == set(after)
+    for name, weight in after.items():
+        assert torch.isfinite(weight.float()).all(), name
+    stem = 'backbone.patch_embed.conv1.weight'
+    assert not torch.equal(before[stem], after[stem])
+
+    for folder, options in (('tested', []), ('augmented', ['--tta'])):
+        test([config, str(checkpoint), '--work-dir', folder, *options])
+        (written,) = Path(folder).glob('2*/2*.json')
+        metrics = json.loads(written.read_text())
+        assert any(name for name in metrics if not name.endswith('time')), metrics
