@@ -1,6 +1,7 @@
 """What all tests share: one seed, one thread, no uninitialised memory that happens to be zero."""
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ def poisoned_memory(request: pytest.FixtureRequest):
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger():
+    """No test logs into another's output: mmengine's loggers keep the stream they began with."""
+    yield
+    if 'mmengine.logging' in sys.modules:
+        sys.modules['mmengine.logging'].MMLogger._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

@@ -26,8 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Check the data for training, validation and test, and print a table."""
     args = parse_args(argv)
+    from mmengine.logging import MMLogger
+
     from mmvheat.engine.common_config import load_config
 
+    # What the libraries warn of is checked here.
+    MMLogger.get_current_instance().setLevel('ERROR')
     cfg = load_config(
         argparse.Namespace(config=args.config, cfg_options=None, launcher='none', work_dir=None)
     )

@@ -2,14 +2,17 @@
 
 import json
 import math
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import mmengine.config.config
 import pytest
 import torch
+from mmengine.config import Config
 from shrunken import shrink
+
+from mmvheat.models import VHeat
 
 pytest.importorskip('mmcv')
 
@@ -72,3 +75,55 @@ def test_trains_resumes_and_tests(path, tiny_data, tmp_path, monkeypatch):
         (written,) = Path(folder).glob('2*/2*.json')
         metrics = json.loads(written.read_text())
         assert any(name for name in metrics if not name.endswith('time')), metrics
+
+
+@pytest.mark.parametrize(
+    ('config', 'library', 'swin'),
+    [
+        (
+            'detection/mask-rcnn_vheat-s_fpn_1x_coco.py',
+            'mmdet',
+            'mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+        ),
+        (
+            'segmentation/vheat-t_upernet_8xb2-160k_ade20k-512x512.py',
+            'mmseg',
+            'swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+        ),
+    ],
+    ids=['MMDET_VHEAT', 'MMSEG_VHEAT'],
+)
+def test_the_published_backbones_train_from_published_files(
+    config, library, swin, tiny_data, tmp_path, monkeypatch
+):
+    """Their configs inherit a Swin Transformer's, and ``pretrained`` names a classifier's file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    cfg = shrink(ROOT / 'configs' / config, tiny_data)
+    arch = cfg.model.backbone.arch
+    weights = VHeat(dict(arch), img_size=64, out_indices=(3,)).state_dict()
+    published = {name: weight for name, weight in weights.items() if 'outnorm' not in name}
+    norm = {f'classifier.0.{part}': weights[f'outnorm3.{part}'] for part in ('weight', 'bias')}
+    fc = {'classifier.3.weight': torch.zeros(5, 64), 'classifier.3.bias': torch.zeros(5)}
+    torch.save({'model': {**published, **norm, **fc}}, 'published.pth')
+    folder = Path(find_spec(library).submodule_search_locations[0]) / '.mim' / 'configs' / 'swin'
+    cfg.model.backbone = dict(
+        Config.fromfile(folder / swin).model.backbone,
+        type='MMDET_VHEAT' if library == 'mmdet' else 'MMSEG_VHEAT',
+        depths=arch['depths'],
+        dims=arch['dims'],
+        post_norm=arch['post_norm'],
+        layer_scale=arch['layer_scale_init_value'],
+        img_size=64,
+        pretrained='published.pth',
+    )
+    # So the weights after training are those it started from.
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    cfg.dump('config.py')
+    _tool('train').main(['config.py', '--work-dir', 'work', '--seed', '0'])
+    (checkpoint,) = Path('work').glob('*_[12].pth')
+    trained = torch.load(checkpoint)['state_dict']
+    for name, weight in published.items():
+        assert torch.equal(trained[f'backbone.{name}'], weight), name
+    _tool('test').main(['config.py', str(checkpoint), '--work-dir', 'tested', '--tta'])
+    assert len(list(Path('tested').glob('2*/2*.json'))) == 1

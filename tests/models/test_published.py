@@ -15,10 +15,14 @@ from mmvheat.registry import MODELS
 SMALL = dict(depths=(2, 2, 18, 2), dims=96, post_norm=True, layer_scale=1e-5, drop_path_rate=0.3)
 CONFIGS = {
     'detection_tiny': dict(
-        type='MMDET_VHEAT', drop_path=0.1, post_norm=False, depths=(2, 2, 6, 2), dims=96
+        type='MMDET_VHEAT', drop_path_rate=0.1, post_norm=False, depths=(2, 2, 6, 2), dims=96
     ),
     'detection_small': dict(SMALL, type='MMDET_VHEAT'),
     'detection_base': dict(SMALL, type='MMDET_VHEAT', dims=128, drop_path_rate=0.5),
+    'detection_tiny_3x': dict(
+        type='MMDET_VHEAT', drop_path_rate=0.2, post_norm=False, depths=(2, 2, 6, 2), dims=96
+    ),
+    'detection_small_3x': dict(SMALL, type='MMDET_VHEAT', drop_path_rate=0.4),
     'segmentation_tiny': dict(
         type='MMSEG_VHEAT', post_norm=False, depths=(2, 2, 6, 2), dims=96, drop_path_rate=0.3
     ),
@@ -44,14 +48,18 @@ def swin_config(task: str) -> dict:
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_published_config_builds_what_it_says(name):
-    own = dict(CONFIGS[name], out_indices=(0, 1, 2, 3), img_size=512, pretrained='path/to/pth')
-    config = dict(swin_config(name.partition('_')[0]), **own)
+    task, twin, *schedule = name.split('_')
+    own = dict(CONFIGS[name], out_indices=(0, 1, 2, 3), pretrained='path/to/pth')
+    # The tiny 3x detector is the one that names no size.
+    size = 224 if (twin, schedule) == ('tiny', ['3x']) else 512
+    if size != 224:
+        own['img_size'] = size
+    config = dict(swin_config(task), **own)
     assert 'window_size' in config and 'init_cfg' in config, 'Swin left its arguments behind'
     with torch.device('meta'):
         model = MODELS.build(config)
-    twin = name.partition('_')[2]
     with torch.device('meta'):
-        expected = VHeat(twin, img_size=512, drop_path_rate=config['drop_path_rate'])
+        expected = VHeat(twin, img_size=size, drop_path_rate=config['drop_path_rate'])
     assert isinstance(model, VHeat)
     assert model.arch == expected.arch
     assert {k: v.shape for k, v in model.state_dict().items()} == {
