@@ -26,16 +26,22 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
 
     Raises:
         CommandLineError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
-            ``FileNotFoundError``, which is how the libraries refuse a setting. All else is
-            let through: it is a programming error.
+            ``FileNotFoundError``, which is how the libraries refuse a setting; one that comes from
+            below gets ``where`` before it. All else is let through: it is a programming error.
     """
     try:
         yield
-    except CommandLineError:
-        raise
+    except CommandLineError as error:
+        if str(error).startswith(where):
+            raise
+        raise CommandLineError(f'{where}: {error}') from error
     except (ValueError, TypeError, KeyError, FileNotFoundError, *also) as error:
         if os.environ.get('MMVHEAT_TRACEBACK'):
             raise
+        if isinstance(error, FileNotFoundError) and error.filename:
+            raise CommandLineError(
+                f'{where}: {error.filename} does not exist: check the paths in the config'
+            ) from error
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise CommandLineError(
             f'{where}: {type(error).__name__}: {" ".join(text.split())} '

@@ -17,6 +17,20 @@ def test_a_mistake_is_one_line_and_status_2(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (FileNotFoundError(2, 'No such file', 'data/x.json'), 'loader: data/x.json does not exist'),
+        (CommandLineError('no samples in data'), 'loader: no samples in data'),
+        (CommandLineError('loader has 3 classes'), 'loader has 3 classes'),
+    ],
+)
+def test_a_line_says_where_once(error, said):
+    with pytest.raises(CommandLineError) as raised, config_errors('loader'):
+        raise error
+    assert str(raised.value).startswith(said)
+
+
 def test_the_traceback_can_be_had(monkeypatch):
     monkeypatch.setenv('MMVHEAT_TRACEBACK', '1')
     with pytest.raises(TypeError), config_errors('config.py'):
