@@ -27,7 +27,10 @@ demo: setup  ## pretrain, convert, train and test detection and segmentation on 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch
 
-test: lint  ## lint, then run the tests (PYTEST_ARGS="-n 2 -k ops" and the like are passed on)
+# Two workers, each with whole files, whose tests share what they trained.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+test: lint  ## lint, then run the tests (PYTEST_ARGS="-k ops" and the like replace "-n 2 --dist loadfile")
 	@$(VENV) -m pytest $(PYTEST_ARGS)
 
 lint: setup  ## check style and formatting

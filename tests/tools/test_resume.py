@@ -26,10 +26,15 @@ def _last_metrics(work_dir: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if not name.endswith('time')}
 
 
+def _number(checkpoint: str) -> int:
+    return int(checkpoint.strip().removesuffix('.pth').rpartition('_')[2] or 0)
+
+
 def _kill_after(checkpoint: str, work_dir: Path, process: Popen) -> None:
+    """Kill a training once it has saved this checkpoint, or one that came while nobody looked."""
     pointer = work_dir / 'last_checkpoint'
     deadline = time.monotonic() + 120
-    while not (pointer.is_file() and checkpoint in pointer.read_text()):
+    while not (pointer.is_file() and _number(pointer.read_text()) >= _number(checkpoint)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
