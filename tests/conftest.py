@@ -41,11 +41,14 @@ def poisoned_memory(request: pytest.FixtureRequest):
 
 
 @pytest.fixture(autouse=True)
-def fresh_logger():
-    """No test logs into another's output: mmengine's loggers keep the stream they began with."""
+def fresh_mmengine():
+    """No test sees another's logger, visualizer or default scope, which mmengine keeps by name."""
     yield
-    if 'mmengine.logging' in sys.modules:
-        sys.modules['mmengine.logging'].MMLogger._instance_dict.clear()
+    if 'mmengine.utils' in sys.modules:
+        kinds = [sys.modules['mmengine.utils'].ManagerMixin]
+        for kind in kinds:
+            kinds.extend(kind.__subclasses__())
+            getattr(kind, '_instance_dict', {}).clear()
 
 
 @pytest.fixture(scope='session')

@@ -1,24 +1,14 @@
 # Semantic FPN, after mmseg's twins_pcpvt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py.
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py',
-    'mmseg::_base_/datasets/ade20k.py',
-    'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_80k.py',
+    '../_base_/vheat_ade20k.py',
 ]
-custom_imports = dict(imports=['mmvheat'], allow_failed_imports=False)
 
-pretrained = 'checkpoints/vheat-tiny_in1k_512px.pth'
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     pretrained=None,
-    backbone=dict(
-        _delete_=True,
-        type='mmvheat.VHeat',
-        arch='tiny',
-        img_size=512,
-        drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
-    ),
+    backbone=dict(_base_.vheat_tiny, drop_path_rate=0.2),
     neck=dict(in_channels=[96, 192, 384, 768]),
     decode_head=dict(num_classes=150),
 )

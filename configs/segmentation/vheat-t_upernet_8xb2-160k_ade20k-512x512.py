@@ -1,24 +1,13 @@
 _base_ = [
     'mmseg::_base_/models/upernet_swin.py',
-    'mmseg::_base_/datasets/ade20k.py',
-    'mmseg::_base_/default_runtime.py',
     'mmseg::_base_/schedules/schedule_160k.py',
+    '../_base_/vheat_ade20k.py',
 ]
-custom_imports = dict(imports=['mmvheat'], allow_failed_imports=False)
 
-# What interpolate4downstream.py makes of the ImageNet-1K classifier with --tg_size 512.
-pretrained = 'checkpoints/vheat-tiny_in1k_512px.pth'
 crop_size = (512, 512)
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(
-        _delete_=True,
-        type='mmvheat.VHeat',
-        arch='tiny',
-        img_size=512,
-        drop_path_rate=0.3,
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.'),
-    ),
+    backbone=dict(_base_.vheat_tiny, drop_path_rate=0.3),
     decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
     auxiliary_head=dict(in_channels=384, num_classes=150),
     test_cfg=dict(mode='slide', crop_size=crop_size, stride=(341, 341)),

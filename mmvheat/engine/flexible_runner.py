@@ -7,15 +7,14 @@ from mmengine.runner import FlexibleRunner as MMEngineFlexibleRunner
 
 from mmvheat.registry import RUNNERS
 
-from .checkpoint_hook import SafeCheckpointHook
-from .errors import config_errors
+from .checked_runner import CheckedRunner
 from .fsdp import FSDPStrategy
 
 __all__ = ['FlexibleRunner']
 
 
 @RUNNERS.register_module()
-class FlexibleRunner(MMEngineFlexibleRunner):
+class FlexibleRunner(CheckedRunner, MMEngineFlexibleRunner):
     """The Runner for ``strategy``: mmengine's, but ``save_best`` does not spoil the position.
 
     mmengine's checkpoint hook saves again after a validation that was the best so far. By then the
@@ -41,11 +40,7 @@ class FlexibleRunner(MMEngineFlexibleRunner):
         )
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
-        """Register the hooks, with the safe checkpoint hook in place of mmengine's."""
-        default_hooks = dict(default_hooks or {})
-        checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-        if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
-            default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        """Register the hooks; one that needs the whole model is refused where it is sharded."""
         super().register_hooks(default_hooks, custom_hooks)
         averages = [type(hook).__name__ for hook in self.hooks if isinstance(hook, EMAHook)]
         if averages and isinstance(self.strategy, FSDPStrategy):
@@ -53,11 +48,6 @@ class FlexibleRunner(MMEngineFlexibleRunner):
                 f'custom_hooks has {averages[0]}, which copies the model, and FSDP has only shards '
                 'of it in a process: leave it out (custom_hooks=[])'
             )
-
-    def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop; a missing file becomes one clear line."""
-        with config_errors('train_dataloader'):
-            return super().build_train_loop(loop)
 
     def save_checkpoint(
         self,

@@ -10,8 +10,8 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from .checkpoint_hook import SafeCheckpointHook
-from .data_check import DATA_ERRORS, check_classes, check_samples, empty_data_errors
+from .checked_runner import CheckedRunner
+from .data_check import DATA_ERRORS
 from .errors import config_errors
 from .exact_resume_hook import ExactResumeHook
 from .process_group import start_cpu_group, uses_cpu
@@ -20,7 +20,7 @@ from .seeded_loader import SeededLoader
 __all__ = ['Runner']
 
 
-class Runner(MMEngineRunner):
+class Runner(CheckedRunner, MMEngineRunner):
     """The Runner of ``tools/train.py`` and ``tools/test.py``.
 
     It takes mmengine's arguments. On a CPU it runs distributed jobs through gloo. A training run
@@ -53,23 +53,9 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
-        """Register the hooks, with the safe checkpoint hook in place of mmengine's."""
-        default_hooks = dict(default_hooks or {})
-        checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-        if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
-            default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        """Register the hooks and the one that makes a resume exact."""
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(ExactResumeHook())
-
-    @staticmethod
-    def build_dataloader(
-        dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
-    ) -> Any:
-        """Build a loader as mmengine does; its samples must exist."""
-        with empty_data_errors(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
-            loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
-        check_samples(loader.dataset)
-        return loader
 
     def _init_model_weights(self) -> None:
         """Initialize the weights; a file that does not fit becomes one clear line."""
@@ -90,26 +76,10 @@ class Runner(MMEngineRunner):
                     loader = SeededLoader(loader, self.seed, get_rank())
             self._train_dataloader = loader
             try:
-                loop = super().build_train_loop(loop)
-                check_classes(self.model, loop.dataloader.dataset, 'train_dataloader')
-                return loop
+                return super().build_train_loop(loop)
             finally:
                 # scale_lr reads the batch size from the config.
                 self._train_dataloader = config
-
-    def build_val_loop(self, loop: Any) -> Any:
-        """Build the validation loop; a missing file becomes one clear line."""
-        with config_errors('val_dataloader', DATA_ERRORS):
-            loop = super().build_val_loop(loop)
-            check_classes(self.model, loop.dataloader.dataset, 'val_dataloader')
-            return loop
-
-    def build_test_loop(self, loop: Any) -> Any:
-        """Build the test loop; a missing file becomes one clear line."""
-        with config_errors('test_dataloader', DATA_ERRORS):
-            loop = super().build_test_loop(loop)
-            check_classes(self.model, loop.dataloader.dataset, 'test_dataloader')
-            return loop
 
     def save_checkpoint(
         self,
