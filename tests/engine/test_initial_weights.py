@@ -1,10 +1,12 @@
 """Weights that a config names for the start of training: needed there, and only there."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from mmvheat.engine.errors import CommandLineError
+from mmvheat.engine.initial_weights import check_initial_weights
 from mmvheat.engine.testing_config import prepare_testing
 from mmvheat.engine.training_config import prepare_training
 
@@ -39,3 +41,16 @@ def test_training_needs_them(args):
 def test_testing_does_not(args):
     vars(args).update(checkpoint='c.pth', out=None, show=False, show_dir=None, tta=False)
     assert prepare_testing(args).load_from == 'c.pth'
+
+
+@pytest.mark.parametrize('kind', ['MMDET_VHEAT', 'MMSEG_VHEAT'])
+def test_the_published_backbones_name_theirs_otherwise(kind):
+    """Their ``init_cfg`` is a Swin Transformer's, which they ignore."""
+    inherited = dict(type='Pretrained', checkpoint='swin.pth')
+    model = dict(backbone=dict(type=kind, init_cfg=inherited, pretrained='path/to/pth'))
+    with pytest.raises(
+        CommandLineError, match='path/to/pth do not exist.*other pretrained'
+    ):
+        check_initial_weights(model, Path('config.py'))
+    model['backbone']['pretrained'] = None
+    check_initial_weights(model, Path('config.py'))

@@ -159,7 +159,7 @@ def test_shards_are_one_model(root: Path, slurm: Path, start: Callable[..., Pope
     moved = [(plain['state_dict'][name] - tensor).abs().max() for name, tensor in first.items()]
     assert min(moved) > 1e-5, 'the later epochs count'
 
-    arguments = ['partition', 'job', root / 'config.py', work_dir / 'epoch_3.pth']
+    arguments = ['partition', 'job', root / 'sharded.py', work_dir / 'epoch_3.pth']
     options = ['--work-dir', tested]
     _succeed(start('slurm_test.sh', *arguments, *options, **on_slurm, PORT=_free_port()))
     validated = _accuracy(root / 'plain', '2*/vis_data/scalars.json')
