@@ -48,9 +48,7 @@ def test_the_published_backbones_name_theirs_otherwise(kind):
     """Their ``init_cfg`` is a Swin Transformer's, which they ignore."""
     inherited = dict(type='Pretrained', checkpoint='swin.pth')
     model = dict(backbone=dict(type=kind, init_cfg=inherited, pretrained='path/to/pth'))
-    with pytest.raises(
-        CommandLineError, match='path/to/pth do not exist.*other pretrained'
-    ):
+    with pytest.raises(CommandLineError, match='path/to/pth do not exist.*other pretrained'):
         check_initial_weights(model, Path('config.py'))
     model['backbone']['pretrained'] = None
     check_initial_weights(model, Path('config.py'))
