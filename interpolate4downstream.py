@@ -8,15 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mmvheat.checkpoint import MAX_SIDE, TASKS, convert_file
+from mmvheat.checkpoint import TASKS, convert_file
 from mmvheat.command_line import OneLineParser
 from mmvheat.ops import FREQ_EMBED_MODES
-
-
-def _side(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
-    return int(text)
+from mmvheat.size_argument import add_size_argument
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,11 +20,10 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'and name its keys for mmdetection, mmsegmentation and mmpretrain.',
         allow_abbrev=False,
     )
-    size = dict(type=_side, nargs='+', required=True, metavar='N')
     parser.add_argument('--pt_pth', required=True, metavar='IN', help='checkpoint to convert')
-    parser.add_argument('--pt_size', **size, help='image size it was trained at: N or H W')
+    add_size_argument(parser, '--pt_size', 'image size it was trained at: N or H W')
     parser.add_argument('--tg_pth', required=True, metavar='OUT', help='file to write')
-    parser.add_argument('--tg_size', **size, help='image size to fit it to: N or H W')
+    add_size_argument(parser, '--tg_size', 'image size to fit it to: N or H W')
     parser.add_argument(
         '--mode', choices=FREQ_EMBED_MODES, default='bicubic', help='how to resize (bicubic)'
     )
@@ -45,13 +39,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='downstream drops a classifier and its norm, classification keeps them (downstream)',
     )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
-    args = parser.parse_args(argv)
-    for name in ('pt_size', 'tg_size'):
-        sides = getattr(args, name)
-        if len(sides) > 2:
-            parser.error(f'argument --{name}: expected N or H W, got {len(sides)} numbers')
-        setattr(args, name, (sides[0], sides[-1]))
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ multiply-add is one FLOP; norms, resizing and pooling count a few for each eleme
 sums none. The cosine transforms count in full: as matrix products, two for each axis and block.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,9 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
             f'a model is counted on the meta device, got one on {", ".join(sorted(on))}: build it '
             "under torch.device('meta')"
         )
+    backbones = [module for module in model.modules() if isinstance(module, VHeat)]
+    if inference_form:
+        backbones = [backbone.fold(size) for backbone in backbones if backbone.folded_for is None]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     was_training = model.training
     model.eval()
@@ -68,25 +71,23 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
         _run(model, torch.zeros(1, 3, *size, device='meta'))
     flops = counter.get_total_flops() / 2
     model.train(was_training)
-    for backbone in (module for module in model.modules() if isinstance(module, VHeat)):
-        for block, elements in _blocks(backbone, size):
+    for module in model.modules():
+        if isinstance(module, VHeat):
             # A product without a sum is half a multiply-add.
-            flops += elements / 2
-            if inference_form:
-                to_k = block.op.to_k[0]
-                flops -= elements * to_k.in_features
-                parameters += elements - sum(p.numel() for p in to_k.parameters())
-        if inference_form:
-            parameters -= sum(embed.numel() for embed in backbone.freq_embed)
+            flops += _decayed_elements(module, size) / 2
+    if inference_form:
+        for backbone in backbones:
+            backbone.unfold()
     return Count(parameters, flops)
 
 
-def _blocks(backbone: VHeat, size: tuple[int, int]) -> Iterator[tuple[nn.Module, int]]:
-    """Blocks that run, with the elements of their maps."""
+def _decayed_elements(backbone: VHeat, size: tuple[int, int]) -> int:
+    """Count the elements that the blocks multiply by their decays."""
+    elements = 0
     for i, stage in enumerate(backbone.layers[: max(backbone.out_indices) + 1]):
         height, width = freq_embed_size(size, i)
-        for block in list(stage)[: stage.depth]:
-            yield block, height * width * backbone.arch.dims[i]
+        elements += height * width * backbone.arch.dims[i] * stage.depth
+    return elements
 
 
 def _run(model: nn.Module, image: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from .convert import MAX_SIDE, TASKS, convert_state_dict
 from .files import convert_file
+from .fold import fold_file, fold_state_dict
 from .formats import find_state_dict
 from .published import as_mmengine_checkpoint
 from .reading import read_checkpoint
@@ -17,6 +18,8 @@ __all__ = [
     'convert_file',
     'convert_state_dict',
     'find_state_dict',
+    'fold_file',
+    'fold_state_dict',
     'read_checkpoint',
     'safe_globals',
     'write_checkpoint',

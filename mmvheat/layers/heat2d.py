@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvheat.ops import heat_conduction
+from mmvheat.ops import conduct, conduction_dtype, heat_decay, predict_diffusivity
 
+from .derived_cache import DerivedCache, is_cacheable
 from .layout import channels_first, channels_last
-from .precision import without_autocast
 
 __all__ = ['Heat2D']
+
+# Of each operator; the base arch's largest decay of an 800 x 1333 image takes 34 MB in float32.
+_MAX_DECAY_BYTES = 48 * 2**20
 
 
 class Heat2D(nn.Module):
@@ -17,6 +20,9 @@ class Heat2D(nn.Module):
 
     A depth-wise convolution, a linear layer to the heat u and a gate z, conduction of u with the
     diffusivity predicted from the frequency embedding, and ``linear(norm(u) * silu(z))``.
+
+    In eval mode without gradients the decays are computed once for each size, dtype and device of
+    a map, and kept while the embedding and the weights they follow from stay as they are.
 
     Args:
         dim: Channels.
@@ -29,6 +35,9 @@ class Heat2D(nn.Module):
         self.out_norm = nn.LayerNorm(dim)
         self.out_linear = nn.Linear(dim, dim)
         self.to_k = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
+        self.register_parameter('k_exp', None)
+        self._to_k_before_folding: tuple[nn.Module, ...] = ()
+        self._decays = DerivedCache(_MAX_DECAY_BYTES)
 
     def diffusivity(self, freq_embed: Tensor) -> Tensor:
         """Predict the diffusivity of every frequency and channel.
@@ -37,26 +46,82 @@ class Heat2D(nn.Module):
             freq_embed: Frequency embedding of shape (H, W, C).
 
         Returns:
-            Diffusivity of shape (H, W, C), not negative; at least float32 also under autocast,
-            for it is an exponent.
+            Diffusivity of shape (H, W, C), not negative, at least float32.
         """
-        dtype = torch.promote_types(freq_embed.dtype, torch.float32)
-        linear = self.to_k[0]
-        with without_autocast(freq_embed.device.type):
-            k = F.linear(freq_embed.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
-            return F.relu(k)
+        return predict_diffusivity(freq_embed, self.to_k[0].weight, self.to_k[0].bias)
 
-    def forward(self, x: Tensor, freq_embed: Tensor) -> Tensor:
+    def decay(self, freq_embed: Tensor) -> Tensor:
+        """Predict what conduction leaves of every frequency and channel.
+
+        Args:
+            freq_embed: Frequency embedding of shape (H, W, C).
+
+        Returns:
+            Decay of shape (H, W, C) in (0, 1], at least float32.
+        """
+        return heat_decay(self.diffusivity(freq_embed))
+
+    def forward(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
         """Conduct heat over a map.
 
         Args:
             x: Map of shape (B, H, W, C).
-            freq_embed: Frequency embedding of shape (H, W, C), of the map's size.
+            freq_embed: Frequency embedding of shape (H, W, C), of the map's size; not used by a
+                folded operator.
 
         Returns:
             Map of shape (B, H, W, C).
         """
         x = channels_last(self.dwconv(channels_first(x)))
         u, z = self.linear(x).chunk(2, dim=-1)
-        u = heat_conduction(u, self.diffusivity(freq_embed))
+        u = conduct(u, self._known_decay(u, freq_embed))
         return self.out_linear(self.out_norm(u) * F.silu(z))
+
+    def fold(self, freq_embed: Tensor) -> None:
+        """Keep the decay for one size of a map, ``k_exp``, instead of what it follows from.
+
+        Args:
+            freq_embed: Frequency embedding of shape (H, W, C), of the maps' size.
+        """
+        with torch.no_grad():
+            self.k_exp = nn.Parameter(self.decay(freq_embed), requires_grad=False)
+        # In a tuple torch does not see it: it leaves the parameters and the state dict.
+        self._to_k_before_folding = (self.to_k,)
+        self.to_k = None
+        self._decays.clear()
+
+    def unfold(self) -> None:
+        """Undo :meth:`fold`."""
+        (to_k,) = self._to_k_before_folding
+        self.to_k = to_k.to(self.linear.weight)
+        self._to_k_before_folding = ()
+        self.k_exp = None
+
+    def forget_unfolded(self) -> None:
+        """Give up what :meth:`unfold` needs."""
+        self._to_k_before_folding = ()
+
+    def train(self, mode: bool = True) -> 'Heat2D':
+        """Set the mode and forget the kept decays.
+
+        mmengine's EMA hook swaps parameters through ``.data``, which shows nowhere else.
+        """
+        self._decays.clear()
+        return super().train(mode)
+
+    def _known_decay(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
+        """Look up the decay for a map, or compute it."""
+        if self.k_exp is not None:
+            return self.k_exp
+        if self.training or torch.is_grad_enabled():
+            return self.decay(freq_embed)
+        weights = list(self.to_k.parameters())
+        # Plain tensors in their place are views that a sharding wrapper or torch.func put there.
+        if len(weights) != 2 or not is_cacheable([x, freq_embed, *weights]):
+            return self.decay(freq_embed)
+        dtype = conduction_dtype(x)
+
+        def make() -> Tensor:
+            return self.decay(freq_embed).to(dtype)
+
+        return self._decays.get((freq_embed.shape, dtype, x.device), [freq_embed, *weights], make)

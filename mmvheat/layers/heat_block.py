@@ -42,12 +42,12 @@ class HeatBlock(nn.Module):
             self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
             self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
 
-    def forward(self, x: Tensor, freq_embed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C).
 
         Args:
             x: Map of shape (B, H, W, C).
-            freq_embed: Frequency embedding of shape (H, W, C).
+            freq_embed: Frequency embedding of shape (H, W, C); not used by a folded operator.
         """
         if self.post_norm:
             x = self._add(x, self.norm1(self.op(x, freq_embed)), self.gamma1)

@@ -5,71 +5,22 @@ CVPR 2025. Names of parameters are those of the published checkpoints.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmvheat.layers import Downsample, HeatBlock, Stem
+from mmvheat.layers import Stem
 from mmvheat.layers.layout import channels_first
 from mmvheat.ops import freq_embed_size, resize_freq_embed
 from mmvheat.registry import MODELS
 
 from .arch import VHeatArch, resolve_arch
+from .load_hook import prepare_state_dict
+from .stage import VHeatStage
 
-__all__ = ['VHeat', 'VHeatStage']
-
-
-class VHeatStage(nn.ModuleList):
-    """The blocks of one stage and, but for the last stage, the downsampling behind them.
-
-    Args:
-        dim: Channels.
-        drop_path_rates: Stochastic depth rate of every block; their number is the depth.
-        out_dim: Channels of the next stage; None for the last one.
-        arch: Architecture, for what all blocks share.
-        with_cp: Recompute the blocks' activations in the backward pass.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        drop_path_rates: Sequence[float],
-        out_dim: int | None,
-        arch: VHeatArch,
-        with_cp: bool,
-    ) -> None:
-        super().__init__(
-            HeatBlock(
-                dim,
-                mlp_ratio=arch.mlp_ratio,
-                drop_path=rate,
-                post_norm=arch.post_norm,
-                layer_scale_init_value=arch.layer_scale_init_value,
-            )
-            for rate in drop_path_rates
-        )
-        self.depth = len(drop_path_rates)
-        self.with_cp = with_cp
-        if out_dim is not None:
-            self.append(Downsample(dim, out_dim))
-
-    def forward(self, x: Tensor, freq_embed: Tensor) -> Tensor:
-        """Run the blocks on a map (B, H, W, C) with the frequency embedding (H, W, C)."""
-        for block in islice(self, self.depth):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, freq_embed, use_reentrant=False)
-            else:
-                x = block(x, freq_embed)
-        return x
-
-    def downsample(self, x: Tensor) -> Tensor:
-        """Halve the map for the next stage: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C')."""
-        return self[self.depth](x)
+__all__ = ['VHeat']
 
 
 @MODELS.register_module()
@@ -92,6 +43,8 @@ class VHeat(BaseModule):
         frozen_stages: Stages that are not trained: -1 none, 0 the stem, n the stem and the first n
             stages with their frequency embeddings and downsampling. Output norms stay trainable.
         with_cp: Recompute the blocks' activations in the backward pass to save memory.
+        inference_form: Build what :meth:`fold` makes for ``img_size``, to load a checkpoint of
+            ``tools/fold_for_inference.py``.
         init_cfg: Initialization config dict as of ``mmengine.model.BaseModule``.
 
     Raises:
@@ -113,6 +66,7 @@ class VHeat(BaseModule):
         drop_path_rate: float = 0.1,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        inference_form: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -154,7 +108,12 @@ class VHeat(BaseModule):
 
         self._reset_parameters()
         self._freeze_stages()
-        self.register_load_state_dict_pre_hook(_fit_freq_embeds)
+        self.register_load_state_dict_pre_hook(prepare_state_dict)
+        self.folded_for: tuple[int, int] | None = None
+        self._embeds_before_folding: tuple[nn.Module, ...] = ()
+        if inference_form:
+            self.fold()
+            self.forget_unfolded()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract feature maps.
@@ -167,21 +126,87 @@ class VHeat(BaseModule):
             (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``.
 
         Raises:
-            ValueError: If ``x`` has not four dimensions.
+            ValueError: If ``x`` has not four dimensions, or another size than the backbone is
+                folded for.
         """
         if x.dim() != 4:
             raise ValueError(f'images have shape (B, C, H, W), got {tuple(x.shape)}')
+        if self.folded_for is not None and x.shape[2:] != self.folded_for:
+            raise ValueError(
+                f'the backbone is folded for images of {self.folded_for[0]} x '
+                f'{self.folded_for[1]}, got {x.size(2)} x {x.size(3)}: resize them, or use the '
+                'training form, which takes any size'
+            )
         x = self.patch_embed(x)
         last = max(self.out_indices)
         outs = {}
         for i, stage in enumerate(self.layers[: last + 1]):
-            x = stage(x, resize_freq_embed(self.freq_embed[i], (x.size(1), x.size(2))))
+            x = stage(x, None if self.freq_embed is None else self.freq_embed[i])
             if i in self.out_indices:
                 # Not only a view: mmcv's compiled ops read a map's memory as channels first.
                 outs[i] = channels_first(getattr(self, f'outnorm{i}')(x)).contiguous()
             if i < last:
                 x = stage.downsample(x)
         return tuple(outs[i] for i in self.out_indices)
+
+    def fold(self, image_size: int | Sequence[int] | None = None) -> 'VHeat':
+        """Turn the model into the inference form for one image size.
+
+        Each operator keeps its decay of shape (H, W, C), the parameter ``k_exp`` that is not
+        trained, instead of ``to_k``, and the frequency embeddings go: fewer parameters, and no
+        prediction of the diffusivity. Where it is not folded, the model keeps such decays by
+        itself for the sizes it meets; folding makes them a part of its state.
+
+        Args:
+            image_size: Size of the images, a number or (height, width); ``img_size`` if None.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: If it is folded already.
+        """
+        if self.folded_for is not None:
+            raise ValueError('the backbone is folded already: call unfold() first')
+        size = self.img_size if image_size is None else _image_size(image_size)
+        for i, stage in enumerate(self.layers):
+            stage.fold(resize_freq_embed(self.freq_embed[i].detach(), freq_embed_size(size, i)))
+        # In a tuple torch does not see them: they leave the parameters and the state dict.
+        self._embeds_before_folding = (self.freq_embed,)
+        self.freq_embed = None
+        self.folded_for = size
+        return self
+
+    def unfold(self) -> 'VHeat':
+        """Undo :meth:`fold`; the training form is back with the parameters it had.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: If it is not folded, or the training form is not known: the model was
+                built in the inference form, or loaded a folded checkpoint.
+        """
+        if self.folded_for is None:
+            raise ValueError('the backbone is not folded')
+        if not self._embeds_before_folding:
+            raise ValueError(
+                'the backbone was built or loaded in the inference form, so it cannot be unfolded: '
+                'load a checkpoint of the training form'
+            )
+        for stage in self.layers:
+            stage.unfold()
+        (embeds,) = self._embeds_before_folding
+        self.freq_embed = embeds.to(next(self.patch_embed.parameters()))
+        self._embeds_before_folding = ()
+        self.folded_for = None
+        return self
+
+    def forget_unfolded(self) -> None:
+        """Give up what :meth:`unfold` needs."""
+        self._embeds_before_folding = ()
+        for stage in self.layers:
+            stage.forget_unfolded()
 
     def train(self, mode: bool = True) -> 'VHeat':
         """Set the mode; frozen stages stay in eval mode."""
@@ -230,7 +255,7 @@ class VHeat(BaseModule):
         for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
-        for embed in list(self.freq_embed)[: max(self.frozen_stages, 0)]:
+        for embed in list(self.freq_embed or ())[: max(self.frozen_stages, 0)]:
             embed.requires_grad_(False)
 
     def _reset_parameters(self) -> None:
@@ -262,35 +287,3 @@ def _stage_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[i
                 f'out_indices has {i!r}, but this arch has stages 0 to {num_stages - 1}'
             )
     return tuple(i % num_stages for i in given)
-
-
-def _fit_freq_embeds(
-    module: VHeat,
-    state_dict: dict[str, Tensor],
-    prefix: str,
-    local_metadata: dict,
-    strict: bool,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
-    """Resize the frequency embeddings of a checkpoint that is being loaded, with one log line."""
-    folded = [key for key in state_dict if key.startswith(prefix) and key.endswith('.op.k_exp')]
-    if folded:
-        # Raised, not reported: mmengine loads on after a report.
-        raise ValueError(
-            f'the checkpoint is folded for inference (it has {folded[0]}): load one of the '
-            'training form'
-        )
-    resized = []
-    for i, embed in enumerate(module.freq_embed):
-        key = f'{prefix}freq_embed.{i}'
-        given = state_dict.get(key)
-        if given is None or given.dim() != 3 or given.shape == embed.shape:
-            continue
-        if given.size(2) != embed.size(2):
-            continue  # another arch: torch reports the mismatch
-        state_dict[key] = resize_freq_embed(given, tuple(embed.shape[:2]))
-        resized.append(f'{key} {given.size(0)}x{given.size(1)} -> {embed.size(0)}x{embed.size(1)}')
-    if resized:
-        print_log(f'Fit frequency embeddings by bicubic: {", ".join(resized)}', logger='current')

@@ -9,7 +9,7 @@ from .constant_cache import ConstantCache
 
 __all__ = ['dct2d', 'dct_basis', 'idct2d', 'transform2d']
 
-_BASES = ConstantCache(capacity=256)
+_BASES = ConstantCache(capacity=512)
 
 
 def dct_basis(
@@ -38,18 +38,28 @@ def dct_basis(
     return basis.to(dtype)
 
 
-def scaled_basis(length: int, like: Tensor) -> Tensor:
-    """``dct_basis(length) / sqrt(length)`` for ``like``'s device, in float32 or float64.
+def analysis_basis(length: int, like: Tensor) -> Tensor:
+    """``dct_basis(length) / sqrt(length)``, for ``like``'s dtype and device.
 
     With this scale the transform's first coefficient is the mean of the map, whatever its size,
-    so half precision cannot overflow; the inverse takes ``length`` times the transpose.
+    so half precision cannot overflow; :func:`synthesis_basis` takes it back.
     """
-    dtype = torch.promote_types(like.dtype, torch.float32)
 
     def make() -> Tensor:
-        return dct_basis(length, torch.float64, like.device).div_(math.sqrt(length)).to(dtype)
+        basis = dct_basis(length, torch.float64, like.device)
+        return basis.div_(math.sqrt(length)).to(like.dtype)
 
-    return _BASES.get((length, dtype, like.device), make, like)
+    return _BASES.get(('analysis', length, like.dtype, like.device), make, like)
+
+
+def synthesis_basis(length: int, like: Tensor) -> Tensor:
+    """Inverse of :func:`analysis_basis`, for ``like``'s dtype and device."""
+
+    def make() -> Tensor:
+        basis = dct_basis(length, torch.float64, like.device)
+        return basis.mul_(math.sqrt(length)).T.contiguous().to(like.dtype)
+
+    return _BASES.get(('synthesis', length, like.dtype, like.device), make, like)
 
 
 def transform2d(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:

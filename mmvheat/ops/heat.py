@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .constant_cache import ConstantCache
-from .dct import scaled_basis, transform2d
+from .dct import analysis_basis, synthesis_basis, transform2d
 
-__all__ = ['heat_conduction', 'heat_decay', 'squared_frequencies']
+__all__ = ['conduct', 'conduction_dtype', 'heat_conduction', 'heat_decay', 'squared_frequencies']
 
 _SQUARED_FREQUENCIES = ConstantCache(capacity=128)
 
@@ -59,6 +59,41 @@ def heat_decay(k: Tensor) -> Tensor:
     return torch.exp(-k * squared_frequencies(k.size(0), k.size(1), k)[..., None])
 
 
+def conduction_dtype(x: Tensor) -> torch.dtype:
+    """What heat conduction of ``x`` is computed in: its dtype, or that of autocast."""
+    kind = x.device.type
+    # Asking about autocast on the meta device is an error, for it has none.
+    if kind != 'meta' and x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def conduct(x: Tensor, decay: Tensor) -> Tensor:
+    """Let each frequency of a map decay: DCT, product, inverse DCT.
+
+    Args:
+        x: Initial temperature of shape (B, H, W, C), floating point.
+        decay: What is left of each frequency, shape (H, W, C): see :func:`heat_decay`.
+
+    Returns:
+        Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
+        autocast's).
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    if x.dim() != 4 or x.shape[1:] != decay.shape:
+        raise ValueError(
+            'heat conduction wants x (B, H, W, C) and one value for each (H, W, C), got '
+            f'{tuple(x.shape)} and {tuple(decay.shape)}'
+        )
+    height, width = x.shape[1:3]
+    x = x.to(conduction_dtype(x))
+    coefficients = transform2d(x, analysis_basis(height, x), analysis_basis(width, x))
+    coefficients = coefficients * decay.to(x.dtype)
+    return transform2d(coefficients, synthesis_basis(height, x), synthesis_basis(width, x))
+
+
 def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
     """Let the heat of a map spread: DCT, decay, inverse DCT.
 
@@ -79,13 +114,4 @@ def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
         >>> torch.allclose(heat_conduction(x, torch.zeros(6, 9, 4)), x, atol=1e-5)
         True
     """
-    if x.dim() != 4 or x.shape[1:] != k.shape:
-        raise ValueError(
-            f'heat_conduction wants x (B, H, W, C) and k (H, W, C), got {tuple(x.shape)} and '
-            f'{tuple(k.shape)}'
-        )
-    height, width = x.shape[1:3]
-    along_height, along_width = scaled_basis(height, x), scaled_basis(width, x)
-    coefficients = transform2d(x, along_height, along_width)
-    coefficients = coefficients * heat_decay(k).to(coefficients.dtype)
-    return transform2d(coefficients, height * along_height.T, width * along_width.T)
+    return conduct(x, heat_decay(k))

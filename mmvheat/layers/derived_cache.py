@@ -1,0 +1,102 @@
+"""A bounded cache for tensors that follow from parameters."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['DerivedCache', 'is_cacheable']
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor and what it was made from; the aliases keep that memory from being reused."""
+
+    tensor: Tensor
+    aliases: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    def is_current(self, sources: Sequence[Tensor]) -> bool:
+        return len(sources) == len(self.aliases) and all(
+            source.data_ptr() == alias.data_ptr() and source._version == version
+            for source, alias, version in zip(sources, self.aliases, self.versions, strict=True)
+        )
+
+
+class DerivedCache:
+    """Least-recently-used store of tensors computed from parameters, for inference.
+
+    An entry is used while its sources have the same storage and version: an optimizer step,
+    ``load_state_dict`` and ``.to()`` make new ones. Writes through ``.data`` (mmengine's EMA hook)
+    show in neither: the owner calls :meth:`clear` when its mode is set. The tensors are in no
+    state dict, and copies and pickles of the owner start with an empty cache.
+
+    Args:
+        max_bytes: How much is kept, over all entries.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __deepcopy__(self, memo: dict) -> 'DerivedCache':
+        return DerivedCache(self._max_bytes)
+
+    def __reduce__(self) -> tuple:
+        return DerivedCache, (self._max_bytes,)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all kept tensors."""
+        return sum(entry.tensor.nbytes for entry in self._entries.values())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+    def get(
+        self,
+        key: Hashable,
+        sources: Sequence[Tensor],
+        make: Callable[[], Tensor],
+    ) -> Tensor:
+        """Return the tensor kept under ``key``, making it with ``make`` if there is none.
+
+        Args:
+            key: What it depends on beside the sources: size, dtype, device.
+            sources: The parameters it is made from, or tensors that follow from these.
+            make: Builds the tensor.
+        """
+        entry = self._entries.pop(key, None)
+        if entry is None or not entry.is_current(sources):
+            # A tensor made in inference mode could not be saved for a later backward.
+            with torch.inference_mode(False), torch.no_grad():
+                entry = _Entry(
+                    make(),
+                    tuple(source.detach() for source in sources),
+                    tuple(source._version for source in sources),
+                )
+        if entry.tensor.nbytes <= self._max_bytes:
+            self._entries[key] = entry
+            while self.nbytes > self._max_bytes:
+                self._entries.popitem(last=False)
+        return entry.tensor
+
+
+def is_cacheable(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are real tensors whose changes show: not traced, fake or of inference mode."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+        return False
+    try:
+        for tensor in tensors:
+            tensor.data_ptr()
+    except RuntimeError:  # tensors of torch.func have no memory of their own
+        return False
+    return not any(tensor.is_inference() for tensor in tensors)

@@ -1,0 +1,42 @@
+"""An image size on a command line: N or H W."""
+
+import argparse
+from typing import Any
+
+from mmvheat.checkpoint import MAX_SIDE
+
+__all__ = ['add_size_argument']
+
+
+class _SizeAction(argparse.Action):
+    """Completes one side of a square to (height, width)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f'expected N or H W, got {len(values)} numbers')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
+    return int(text)
+
+
+def add_size_argument(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """Add a required option that takes N or H W, in pixels, and gives (height, width).
+
+    Args:
+        parser: The parser.
+        name: The option, with its dashes.
+        help: What it is for.
+    """
+    parser.add_argument(
+        name, action=_SizeAction, type=_side, nargs='+', required=True, metavar='N', help=help
+    )

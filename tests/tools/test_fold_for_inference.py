@@ -1,0 +1,50 @@
+"""The command line that folds a checkpoint."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from golden import golden_state
+
+from mmvheat.checkpoint import read_checkpoint
+
+TOOL = Path(__file__).parents[2] / 'tools/fold_for_inference.py'
+
+
+def fold(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_fold(tmp_path):
+    source, target = tmp_path / 'in.pth', tmp_path / 'out.pth'
+    torch.save({'model': golden_state('tiny_like')}, source)
+    done = fold(source, target, '--size', 96, 128)
+    assert done.returncode == 0, done.stderr
+    assert 'for 96 x 128' in done.stdout and 'inference_form=True' in done.stdout
+    state = read_checkpoint(target)['state_dict']
+    assert state['backbone.layers.0.0.op.k_exp'].shape[:2] == (24, 32)
+    assert 'head.fc.weight' in state
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['none.pth', 'out.pth', '--size', '64'], 'none.pth'),
+        (['in.pth', 'out.pth', '--size', '64', '64', '3'], 'expected N or H W'),
+        (['in.pth', 'out.pth', '--size', '-4'], "'-4' is not a number|expected"),
+        (['in.pth', 'in.pth', '--size', '64', '--force'], 'is the source'),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'model': golden_state('tiny_like')}, 'in.pth')
+    done = fold(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith('error:')
+    assert re.search(message, done.stderr)
+    assert not Path('out.pth').exists()

@@ -1,0 +1,66 @@
+"""Fold a vHeat checkpoint for inference at one image size.
+
+Usage: python tools/fold_for_inference.py IN OUT --size 224
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmvheat.checkpoint import fold_file
+from mmvheat.command_line import OneLineParser
+from mmvheat.size_argument import add_size_argument
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        description='Compute the decays of a vHeat checkpoint for one image size, in the place of '
+        'the weights they follow from. The result serves inference at that size alone, in a '
+        'backbone with img_size=SIZE and inference_form=True; keep the source for all else.',
+        allow_abbrev=False,
+    )
+    parser.add_argument('source', metavar='IN', help='checkpoint to fold, published or mmengine')
+    parser.add_argument('target', metavar='OUT', help='file to write')
+    add_size_argument(parser, '--size', 'size of the images: N or H W')
+    parser.add_argument(
+        '--key',
+        help='entry that holds the weights, for example model_ema (the first there is of model, '
+        'state_dict, model_ema, ema_state_dict)',
+    )
+    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fold and say what was written.
+
+    Args:
+        argv: Arguments; the process's own if None.
+
+    Returns:
+        Exit status: 0, 2 for bad input, 130 if interrupted.
+    """
+    args = _parse_args(argv)
+    try:
+        tensors = fold_file(args.source, args.target, args.size, args.key, args.force)
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        print('error:', ' '.join(str(error).split()) or 'out of memory', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('error: interrupted', file=sys.stderr)
+        return 130
+    count = sum(name.endswith('.k_exp') for name in tensors)
+    millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    height, width = args.size
+    print(f'folded {count} operators for {height} x {width}; {millions:.3f} M parameters now')
+    print(f'wrote {args.target}')
+    print(
+        'use it with --cfg-options model.backbone.inference_form=True '
+        f'"model.backbone.img_size=({height},{width})"'
+    )
+    return 0
+
+
+if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold any bytes
+    sys.exit(main())
