@@ -5,7 +5,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmvheat.ops.plain import is_plain
 
 __all__ = ['DerivedCache', 'is_cacheable']
 
@@ -89,14 +91,5 @@ class DerivedCache:
 
 
 def is_cacheable(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are real tensors whose changes show: not traced, fake or of inference mode."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
-        return False
-    try:
-        for tensor in tensors:
-            tensor.data_ptr()
-    except RuntimeError:  # tensors of torch.func have no memory of their own
-        return False
-    return not any(tensor.is_inference() for tensor in tensors)
+    """Whether all are real tensors whose changes show, as those of inference mode do not."""
+    return is_plain(tensors) and not any(tensor.is_inference() for tensor in tensors)

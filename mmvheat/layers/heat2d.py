@@ -1,13 +1,14 @@
 """The heat conduction operator as a layer."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvheat.ops import conduct, conduction_dtype, heat_decay, predict_diffusivity
+from mmvheat.ops import conduct, gated_linear, heat_decay, predict_diffusivity
+from mmvheat.ops.precision import compute_dtype
 
 from .derived_cache import DerivedCache, is_cacheable
 from .layout import channels_first, channels_last
+from .linear import Linear
 
 __all__ = ['Heat2D']
 
@@ -31,7 +32,7 @@ class Heat2D(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
-        self.linear = nn.Linear(dim, 2 * dim)
+        self.linear = Linear(dim, 2 * dim)
         self.out_norm = nn.LayerNorm(dim)
         self.out_linear = nn.Linear(dim, dim)
         self.to_k = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
@@ -75,7 +76,8 @@ class Heat2D(nn.Module):
         x = channels_last(self.dwconv(channels_first(x)))
         u, z = self.linear(x).chunk(2, dim=-1)
         u = conduct(u, self._known_decay(u, freq_embed))
-        return self.out_linear(self.out_norm(u) * F.silu(z))
+        norm, linear = self.out_norm, self.out_linear
+        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
     def fold(self, freq_embed: Tensor) -> None:
         """Keep the decay for one size of a map, ``k_exp``, instead of what it follows from.
@@ -119,7 +121,7 @@ class Heat2D(nn.Module):
         # Plain tensors in their place are views that a sharding wrapper or torch.func put there.
         if len(weights) != 2 or not is_cacheable([x, freq_embed, *weights]):
             return self.decay(freq_embed)
-        dtype = conduction_dtype(x)
+        dtype = compute_dtype(x)
 
         def make() -> Tensor:
             return self.decay(freq_embed).to(dtype)

@@ -1,7 +1,8 @@
 """The feed-forward half of a block."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmvheat.ops import mlp
 
 __all__ = ['Mlp']
 
@@ -24,6 +25,5 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias)
-        x = F.gelu(x)
-        return F.linear(x, self.fc2.weight.flatten(1), self.fc2.bias)
+        fc1, fc2 = self.fc1, self.fc2
+        return mlp(x, fc1.weight.flatten(1), fc1.bias, fc2.weight.flatten(1), fc2.bias)

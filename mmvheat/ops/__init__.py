@@ -3,18 +3,24 @@
 from .dct import dct2d, dct_basis, idct2d
 from .diffusivity import predict_diffusivity
 from .freq_embed import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
-from .heat import conduct, conduction_dtype, heat_conduction, heat_decay
+from .gate import gated_linear
+from .heat import conduct, heat_conduction, heat_decay
+from .linear import linear, linear_gelu
+from .mlp import mlp
 
 __all__ = [
     'FREQ_EMBED_MODES',
     'conduct',
-    'conduction_dtype',
     'dct2d',
     'dct_basis',
     'freq_embed_size',
+    'gated_linear',
     'heat_conduction',
     'heat_decay',
     'idct2d',
+    'linear',
+    'linear_gelu',
+    'mlp',
     'predict_diffusivity',
     'resize_freq_embed',
 ]

@@ -75,10 +75,11 @@ def transform2d(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
     """
     batch, height, width, channels = x.shape
     along_height = along_height.to(x.dtype).expand(batch, -1, -1)
-    along_width = along_width.to(x.dtype).expand(batch * along_height.size(1), -1, -1)
+    along_width = along_width.to(x.dtype).expand(batch * height, -1, -1)
+    # The rows first: half of the channels of a map is then read in place, without a copy.
     # bmm over an expanded matrix, not a broadcast matmul: FLOP counters see all of it.
-    x = torch.bmm(along_height, x.reshape(batch, height, width * channels))
-    x = torch.bmm(along_width, x.reshape(-1, width, channels))
+    x = torch.bmm(along_width, x.flatten(0, 1))
+    x = torch.bmm(along_height, x.reshape(batch, height, along_width.size(1) * channels))
     return x.reshape(batch, along_height.size(1), along_width.size(1), channels)
 
 

@@ -16,11 +16,14 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from .constant_cache import ConstantCache
 from .dct import analysis_basis, synthesis_basis, transform2d
+from .plain import is_plain, needs_grad
+from .precision import compute_dtype
 
-__all__ = ['conduct', 'conduction_dtype', 'heat_conduction', 'heat_decay', 'squared_frequencies']
+__all__ = ['conduct', 'heat_conduction', 'heat_decay', 'squared_frequencies']
 
 _SQUARED_FREQUENCIES = ConstantCache(capacity=128)
 
@@ -59,15 +62,6 @@ def heat_decay(k: Tensor) -> Tensor:
     return torch.exp(-k * squared_frequencies(k.size(0), k.size(1), k)[..., None])
 
 
-def conduction_dtype(x: Tensor) -> torch.dtype:
-    """What heat conduction of ``x`` is computed in: its dtype, or that of autocast."""
-    kind = x.device.type
-    # Asking about autocast on the meta device is an error, for it has none.
-    if kind != 'meta' and x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
-
-
 def conduct(x: Tensor, decay: Tensor) -> Tensor:
     """Let each frequency of a map decay: DCT, product, inverse DCT.
 
@@ -87,11 +81,53 @@ def conduct(x: Tensor, decay: Tensor) -> Tensor:
             'heat conduction wants x (B, H, W, C) and one value for each (H, W, C), got '
             f'{tuple(x.shape)} and {tuple(decay.shape)}'
         )
-    height, width = x.shape[1:3]
-    x = x.to(conduction_dtype(x))
-    coefficients = transform2d(x, analysis_basis(height, x), analysis_basis(width, x))
-    coefficients = coefficients * decay.to(x.dtype)
-    return transform2d(coefficients, synthesis_basis(height, x), synthesis_basis(width, x))
+    dtype = compute_dtype(x)
+    x, decay = x.to(dtype), decay.to(dtype)
+    plain = is_plain((x, decay))
+    # A compiler decides by itself what to recompute.
+    if plain and needs_grad((x, decay)):
+        return _Conduct.apply(x, decay)
+    coefficients = _analyse(x)
+    coefficients = coefficients.mul_(decay) if plain else coefficients * decay
+    return _synthesise(coefficients)
+
+
+def _analyse(x: Tensor) -> Tensor:
+    return transform2d(x, analysis_basis(x.size(1), x), analysis_basis(x.size(2), x))
+
+
+def _synthesise(coefficients: Tensor) -> Tensor:
+    height, width = coefficients.shape[1:3]
+    along_height = synthesis_basis(height, coefficients)
+    return transform2d(coefficients, along_height, synthesis_basis(width, coefficients))
+
+
+class _Conduct(torch.autograd.Function):
+    """Conduction that keeps its inputs alone: the coefficients are computed again.
+
+    Its backward pass consists of differentiable operations, so it can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, decay: Tensor) -> Tensor:
+        """Transform, multiply, transform back."""
+        ctx.save_for_backward(x, decay)
+        return _synthesise(_analyse(x).mul_(decay))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of the map and of the decay."""
+        x, decay = ctx.saved_tensors
+        height, width = x.shape[1:3]
+        grad_x = grad_decay = None
+        # The transposed inverse: the transform itself, in the scale of the inverse.
+        grad = transform2d(grad, synthesis_basis(height, x).T, synthesis_basis(width, x).T)
+        if ctx.needs_input_grad[1]:
+            grad_decay = (_analyse(x) * grad).sum(0)
+        if ctx.needs_input_grad[0]:
+            grad = grad * decay
+            grad_x = transform2d(grad, analysis_basis(height, x).T, analysis_basis(width, x).T)
+        return grad_x, grad_decay
 
 
 def heat_conduction(x: Tensor, k: Tensor) -> Tensor:

@@ -1,10 +1,20 @@
-"""Autocast, where a device has it."""
+"""In which precision an operator computes."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
-__all__ = ['without_autocast']
+__all__ = ['compute_dtype', 'without_autocast']
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What a matrix product with ``x`` is computed in: its dtype, or that of autocast."""
+    kind = x.device.type
+    # Asking about autocast on the meta device is an error, for it has none.
+    if kind != 'meta' and x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:

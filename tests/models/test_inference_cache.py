@@ -63,7 +63,9 @@ def test_sizes_take_turns(model, made, precision):
         for kept, fresh, x in zip(again, first, inputs, strict=True):
             for left, right, expected in zip(kept, fresh, truth(model, x), strict=True):
                 assert torch.equal(left, right)
-                torch.testing.assert_close(left, expected, atol=1e-6, rtol=1e-6)
+                # Without gradients the CPU has other kernels, which round elsewhere.
+                atol = 1e-6 if precision is None else 0.05
+                torch.testing.assert_close(left, expected, atol=atol, rtol=1e-6)
 
 
 def test_each_precision_has_its_own(model):

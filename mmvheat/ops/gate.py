@@ -1,0 +1,110 @@
+"""The end of the operator: a LayerNorm, the gate, and the linear layer behind them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from .linear import linear
+from .plain import is_plain, needs_grad
+from .precision import compute_dtype, without_autocast
+
+__all__ = ['gated_linear']
+
+
+def gated_linear(
+    u: Tensor,
+    z: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Compute ``linear(layer_norm(u) * silu(z))`` (arXiv 2405.16555, Fig. 3).
+
+    For the backward pass u and z are kept, all else is computed again.
+
+    Args:
+        u: Map of shape (..., C).
+        z: Gate of shape (..., C).
+        norm_weight: Weight of the norm, shape (C,).
+        norm_bias: Its bias, shape (C,).
+        eps: What the norm adds to the variance.
+        weight: Weight of the linear layer, shape (C', C).
+        bias: Its bias, shape (C',).
+
+    Returns:
+        Map of shape (..., C').
+    """
+    tensors = (u, z, norm_weight, norm_bias, weight, bias)
+    plain = is_plain(tensors)
+    # A compiler decides by itself what to recompute.
+    if plain and needs_grad(tensors):
+        dtype = compute_dtype(u)
+        with without_autocast(u.device.type):
+            return _GatedLinear.apply(
+                u, z, norm_weight, norm_bias, eps, weight.to(dtype), bias.to(dtype)
+            )
+    normed = F.layer_norm(u, norm_weight.shape, norm_weight, norm_bias, eps)
+    gate = F.silu(z)
+    gated = normed.mul_(gate) if plain else normed * gate
+    return linear(gated, weight, bias)
+
+
+class _GatedLinear(torch.autograd.Function):
+    """The same with what it keeps chosen by hand.
+
+    Its backward pass consists of differentiable operations, so it can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        u: Tensor,
+        z: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        eps: float,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        """Compute it; the norm in its parameters' precision, the product in the weight's."""
+        ctx.save_for_backward(u, z, norm_weight, norm_bias, weight)
+        ctx.eps = eps
+        normed = F.layer_norm(u.to(norm_weight), norm_weight.shape, norm_weight, norm_bias, eps)
+        return F.linear((normed * F.silu(z)).to(weight), weight, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of all but ``eps``."""
+        u, z, norm_weight, norm_bias, weight = ctx.saved_tensors
+        shape = norm_weight.shape
+        wide = u.to(norm_weight)
+        normed, mean, rstd = torch.native_layer_norm(wide, shape, norm_weight, norm_bias, ctx.eps)
+        gate = F.silu(z)
+        flat = grad.flatten(0, -2)
+        grad_weight = flat.T @ (normed * gate).to(weight).flatten(0, -2)
+        grad_gated = grad @ weight
+        grad_z = torch.ops.aten.silu_backward((grad_gated * normed).to(z), z)
+        grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            (grad_gated * gate).to(wide),
+            wide,
+            shape,
+            mean,
+            rstd,
+            norm_weight,
+            norm_bias,
+            [True, True, True],
+        )
+        return (
+            grad_u.to(u),
+            grad_z,
+            grad_norm_weight,
+            grad_norm_bias,
+            None,
+            grad_weight,
+            flat.sum(0),
+        )
