@@ -88,7 +88,7 @@ class _GatedLinear(torch.autograd.Function):
         flat = grad.flatten(0, -2)
         grad_weight = flat.T @ (normed * gate).to(weight).flatten(0, -2)
         grad_gated = grad @ weight
-        grad_z = torch.ops.aten.silu_backward((grad_gated * normed).to(z), z)
+        grad_z = _silu_backward((grad_gated * normed).to(z), z)
         grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
             (grad_gated * gate).to(wide),
             wide,
@@ -108,3 +108,11 @@ class _GatedLinear(torch.autograd.Function):
             grad_weight,
             flat.sum(0),
         )
+
+
+def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
+    # Torch's fused one cannot be differentiated again.
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(grad, z)
+    gate = torch.sigmoid(z)
+    return grad * gate * (1 + z * (1 - gate))

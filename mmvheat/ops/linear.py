@@ -58,7 +58,7 @@ def _has_fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     else:
         fast = dtype == torch.float32
     # Without autocast, tensors of several dtypes are a mistake that torch reports.
-    alike = dtype != x.dtype or x.dtype == weight.dtype == bias.dtype
+    alike = torch.is_autocast_enabled('cpu') or x.dtype == weight.dtype == bias.dtype
     enabled = torch.backends.mkldnn.enabled
     return fast and alike and enabled and not needs_grad(tensors) and is_plain(tensors)
 
