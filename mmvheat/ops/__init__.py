@@ -1,5 +1,6 @@
 """Pure functions of vHeat on plain tensors; torch is all they need."""
 
+from .conduction import CONDUCTION_METHODS
 from .dct import dct2d, dct_basis, idct2d
 from .diffusivity import predict_diffusivity
 from .freq_embed import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
@@ -9,6 +10,7 @@ from .linear import linear, linear_gelu
 from .mlp import mlp
 
 __all__ = [
+    'CONDUCTION_METHODS',
     'FREQ_EMBED_MODES',
     'conduct',
     'dct2d',

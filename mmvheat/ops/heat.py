@@ -16,11 +16,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
+from .conduction import CONDUCTION_METHODS, fastest_method
 from .constant_cache import ConstantCache
-from .dct import analysis_basis, synthesis_basis, transform2d
-from .plain import is_plain, needs_grad
 from .precision import compute_dtype
 
 __all__ = ['conduct', 'heat_conduction', 'heat_decay', 'squared_frequencies']
@@ -62,19 +60,21 @@ def heat_decay(k: Tensor) -> Tensor:
     return torch.exp(-k * squared_frequencies(k.size(0), k.size(1), k)[..., None])
 
 
-def conduct(x: Tensor, decay: Tensor) -> Tensor:
+def conduct(x: Tensor, decay: Tensor, method: str = 'auto') -> Tensor:
     """Let each frequency of a map decay: DCT, product, inverse DCT.
 
     Args:
         x: Initial temperature of shape (B, H, W, C), floating point.
         decay: What is left of each frequency, shape (H, W, C): see :func:`heat_decay`.
+        method: How: one of ``CONDUCTION_METHODS``, or ``'auto'`` for the fastest measured one. All
+            compute the same.
 
     Returns:
         Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
         autocast's).
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit each other, or the method is unknown.
     """
     if x.dim() != 4 or x.shape[1:] != decay.shape:
         raise ValueError(
@@ -83,71 +83,33 @@ def conduct(x: Tensor, decay: Tensor) -> Tensor:
         )
     dtype = compute_dtype(x)
     x, decay = x.to(dtype), decay.to(dtype)
-    plain = is_plain((x, decay))
-    # A compiler decides by itself what to recompute.
-    if plain and needs_grad((x, decay)):
-        return _Conduct.apply(x, decay)
-    coefficients = _analyse(x)
-    coefficients = coefficients.mul_(decay) if plain else coefficients * decay
-    return _synthesise(coefficients)
+    if method == 'auto':
+        method = fastest_method(x, decay)
+    elif method not in CONDUCTION_METHODS:
+        names = ', '.join(CONDUCTION_METHODS)
+        raise ValueError(f"method is 'auto' or one of {names}, got {method!r}")
+    return CONDUCTION_METHODS[method](x, decay)
 
 
-def _analyse(x: Tensor) -> Tensor:
-    return transform2d(x, analysis_basis(x.size(1), x), analysis_basis(x.size(2), x))
-
-
-def _synthesise(coefficients: Tensor) -> Tensor:
-    height, width = coefficients.shape[1:3]
-    along_height = synthesis_basis(height, coefficients)
-    return transform2d(coefficients, along_height, synthesis_basis(width, coefficients))
-
-
-class _Conduct(torch.autograd.Function):
-    """Conduction that keeps its inputs alone: the coefficients are computed again.
-
-    Its backward pass consists of differentiable operations, so it can be differentiated again.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, decay: Tensor) -> Tensor:
-        """Transform, multiply, transform back."""
-        ctx.save_for_backward(x, decay)
-        return _synthesise(_analyse(x).mul_(decay))
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of the map and of the decay."""
-        x, decay = ctx.saved_tensors
-        height, width = x.shape[1:3]
-        grad_x = grad_decay = None
-        # The transposed inverse: the transform itself, in the scale of the inverse.
-        grad = transform2d(grad, synthesis_basis(height, x).T, synthesis_basis(width, x).T)
-        if ctx.needs_input_grad[1]:
-            grad_decay = (_analyse(x) * grad).sum(0)
-        if ctx.needs_input_grad[0]:
-            grad = grad * decay
-            grad_x = transform2d(grad, analysis_basis(height, x).T, analysis_basis(width, x).T)
-        return grad_x, grad_decay
-
-
-def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
+def heat_conduction(x: Tensor, k: Tensor, method: str = 'auto') -> Tensor:
     """Let the heat of a map spread: DCT, decay, inverse DCT.
 
     Args:
         x: Initial temperature of shape (B, H, W, C), floating point.
         k: Diffusivity times time of shape (H, W, C), not negative. 0 leaves a frequency as it
             is, a large value removes it; the mean of the map (n = m = 0) always stays.
+        method: How, see :func:`conduct`.
 
     Returns:
         Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
         autocast's).
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit each other, or the method is unknown.
 
     Example:
         >>> x = torch.randn(1, 6, 9, 4)
         >>> torch.allclose(heat_conduction(x, torch.zeros(6, 9, 4)), x, atol=1e-5)
         True
     """
-    return conduct(x, heat_decay(k))
+    return conduct(x, heat_decay(k), method)

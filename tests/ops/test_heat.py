@@ -9,7 +9,8 @@ from golden import golden_npz
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from mmvheat.ops import dct_basis, heat_conduction, heat_decay
+from mmvheat.ops import CONDUCTION_METHODS, conduct, dct_basis, heat_conduction, heat_decay
+from mmvheat.ops.conduction import fastest_method, rows
 from mmvheat.ops.reference import heat_conduction_reference
 
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]
@@ -34,9 +35,19 @@ def heat_plain(x: Tensor, k: Tensor) -> Tensor:
     return torch.einsum('ni,mj,bnmc->bijc', rows, columns, x)
 
 
+METHODS = ['auto', *CONDUCTION_METHODS]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Let the fused rows come in several pieces on small maps too."""
+    monkeypatch.setattr(rows, '_CHUNK_BYTES', 256)
+
+
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_first_memory', 'strided'])
 @pytest.mark.parametrize(('height', 'width'), SIZES)
-def test_production_reference_and_scipy_agree(height, width, layout):
+def test_production_reference_and_scipy_agree(height, width, layout, method):
     x = {
         'contiguous': torch.randn(2, height, width, 4),
         'channels_first_memory': torch.randn(2, 4, height, width).permute(0, 2, 3, 1),
@@ -45,8 +56,10 @@ def test_production_reference_and_scipy_agree(height, width, layout):
     k = torch.rand(width, height, 4).transpose(0, 1).double()
     truth = heat_scipy(x, k)
     torch.testing.assert_close(heat_conduction_reference(x, k), truth, atol=1e-12, rtol=0)
-    torch.testing.assert_close(heat_conduction(x, k), truth, atol=1e-12, rtol=0)
-    single = heat_conduction(x.float(), k.float())
+    before = x.clone()
+    torch.testing.assert_close(heat_conduction(x, k, method), truth, atol=1e-12, rtol=0)
+    assert torch.equal(x, before)
+    single = heat_conduction(x.float(), k.float(), method)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single, truth.float(), atol=1e-5, rtol=0)
 
@@ -77,18 +90,26 @@ def test_constants_are_those_of_the_published_code(tag):
     torch.testing.assert_close(decay, torch.from_numpy(golden[f'{tag}/decay']), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (3, 4), (1, 5)])
-def test_gradients_of_map_and_diffusivity(height, width):
+def test_gradients_of_map_and_diffusivity(height, width, method):
     x = torch.randn(2, height, width, 2, dtype=torch.float64, requires_grad=True)
     k = torch.rand(height, width, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(heat_conduction, (x, k))
-    assert torch.autograd.gradgradcheck(heat_conduction, (x, k))
+
+    def run(x: Tensor, k: Tensor) -> Tensor:
+        return heat_conduction(x, k, method)
+
+    assert torch.autograd.gradcheck(run, (x, k))
+    assert torch.autograd.gradgradcheck(run, (x, k))
 
 
 @pytest.mark.parametrize('diffusivity', [0.0, 0.2, 3.0])
 @pytest.mark.parametrize(('height', 'width'), [(7, 7), (14, 23), (56, 40)])
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
-def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, height, width, diffusivity):
+@pytest.mark.parametrize('method', METHODS)
+def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(
+    method, dtype, height, width, diffusivity
+):
     x = (3 + torch.randn(2, height, width, 8)).to(dtype)
     k = diffusivity * torch.rand(height, width, 8)
     truth = heat_scipy(x, k)
@@ -97,13 +118,14 @@ def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, height, 
         assert result.dtype == dtype
         return (result.double() - truth).square().mean().sqrt().item()
 
-    assert error(heat_conduction(x, k)) <= 2 * error(heat_plain(x, k))
+    assert error(heat_conduction(x, k, method)) <= 2 * error(heat_plain(x, k))
 
 
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
-def test_nothing_overflows_on_the_map_of_a_2048_image(dtype):
+def test_nothing_overflows_on_the_map_of_a_2048_image(dtype, method):
     x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_()
-    warm = heat_conduction(x, torch.full((512, 512, 1), 0.1))
+    warm = heat_conduction(x, torch.full((512, 512, 1), 0.1), method)
     # An orthonormal constant coefficient would be 512 * 10000, far beyond float16.
     assert ((warm.float() / 10_000 - 1).abs() < 0.02).all()
     warm.mean().backward()
@@ -134,6 +156,43 @@ def test_compiles_without_a_graph_break(dynamic):
         traced = compiled(x, k)
         torch.testing.assert_close(traced, heat_conduction(x, k))
         torch.testing.assert_close(torch.autograd.grad(traced, (x, k), seed), eager)
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+def test_low_precision_gradients_err_at_most_twice_as_much_as_plain_torch(dtype, method):
+    x, k = torch.randn(3, 14, 23, 8), 0.2 * torch.rand(14, 23, 8)
+    x, seed, decay = x.to(dtype), torch.randn_like(x).to(dtype), heat_decay(k).to(dtype)
+
+    def grads(function, *leaves: Tensor) -> list[Tensor]:
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        result = function(*leaves)
+        return torch.autograd.grad(result, leaves, seed.to(result.dtype))
+
+    def plain(x: Tensor, decay: Tensor) -> Tensor:
+        rows = dct_basis(x.size(1), x.dtype)
+        columns = dct_basis(x.size(2), x.dtype)
+        x = torch.einsum('ni,mj,bijc->bnmc', rows, columns, x) * decay
+        return torch.einsum('ni,mj,bnmc->bijc', rows, columns, x)
+
+    truth = grads(plain, x.double(), decay.double())
+    ours = grads(lambda x, decay: conduct(x, decay, method), x, decay)
+    for grad, other, expected in zip(ours, grads(plain, x, decay), truth, strict=True):
+        assert grad.dtype == dtype
+        assert (grad - expected).norm() <= 2 * (other - expected).norm()
+
+
+def test_the_fastest_method_is_a_method_and_plain_where_watched():
+    for size in (7, 100, 300):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, decay = torch.zeros(1, 2, size, 1, dtype=dtype), torch.ones(2, size, 1, dtype=dtype)
+            assert fastest_method(x, decay) in CONDUCTION_METHODS
+            assert fastest_method(x.requires_grad_(), decay) == 'matrix'
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match=r"one of matrix, rows, even_odd, fft, got 'wavelet'$"):
+        heat_conduction(torch.zeros(1, 4, 5, 2), torch.zeros(4, 5, 2), 'wavelet')
 
 
 def test_shapes_that_do_not_fit_are_refused():
