@@ -6,6 +6,7 @@ and ``tools/test.py`` use the rest from its modules: ``runner``, ``training_conf
 """
 
 from .checkpoint_hook import SafeCheckpointHook
+from .compile_hook import CompileBackboneHook
 from .exact_resume_hook import ExactResumeHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim_wrapper import CPUAmpOptimWrapper
@@ -13,6 +14,7 @@ from .stack_fixes import apply_stack_fixes
 
 __all__ = [
     'CPUAmpOptimWrapper',
+    'CompileBackboneHook',
     'ExactResumeHook',
     'LayerDecayOptimWrapperConstructor',
     'SafeCheckpointHook',

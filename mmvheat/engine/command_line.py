@@ -45,6 +45,14 @@ class ArgumentParser(OneLineParser):
             'as key="[(a,b),(c,d)]", with the quotation marks and without white space',
         )
         self.add_argument(
+            '--compile',
+            nargs='?',
+            const='inductor',
+            metavar='BACKEND',
+            help='compile the backbone with torch.compile (inductor); the first iterations take '
+            'minutes, and so does a second image size',
+        )
+        self.add_argument(
             '--launcher',
             choices=['none', 'pytorch', 'slurm', 'mpi'],
             default='none',

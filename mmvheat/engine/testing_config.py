@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from .common_config import load_config, writable_folder
+from .compile_hook import use_compile
 from .dump_segmentation import DumpSegmentation
 from .errors import CommandLineError
 from .tta import use_tta
@@ -49,6 +50,8 @@ def prepare_testing(args: argparse.Namespace) -> Config:
         _visualize(cfg, args)
     if args.out:
         _check_out(cfg, args.out)
+    if args.compile:
+        use_compile(cfg, args.compile)
     writable_folder(cfg.work_dir, '--work-dir')
     return cfg
 

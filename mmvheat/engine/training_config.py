@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 
 from .checkpoint_check import find_resumable, read_resumable, read_weights
 from .common_config import load_config, writable_folder
+from .compile_hook import use_compile
 from .errors import CommandLineError, is_first_process
 from .initial_weights import check_initial_weights
 from .process_group import uses_cpu
@@ -43,6 +44,8 @@ def prepare_training(args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     _choose_start(cfg, args.resume)
+    if args.compile:
+        use_compile(cfg, args.compile)
     writable_folder(cfg.work_dir, '--work-dir')
     return cfg
 

@@ -49,18 +49,18 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _has_fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether oneDNN's fused product computes the same here, and nobody needs its parts."""
-    if x.device.type != 'cpu' or not hasattr(torch.ops.mkldnn, '_linear_pointwise'):
-        return False
     tensors = (x, weight, bias)
+    if x.device.type != 'cpu' or needs_grad(tensors) or not is_plain(tensors):
+        return False
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
+        return False
+    # Without autocast, tensors of several dtypes are a mistake that torch reports.
+    if not (torch.is_autocast_enabled('cpu') or x.dtype == weight.dtype == bias.dtype):
+        return False
     dtype = compute_dtype(x)
     if dtype == torch.bfloat16:
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        fast = dtype == torch.float32
-    # Without autocast, tensors of several dtypes are a mistake that torch reports.
-    alike = torch.is_autocast_enabled('cpu') or x.dtype == weight.dtype == bias.dtype
-    enabled = torch.backends.mkldnn.enabled
-    return fast and alike and enabled and not needs_grad(tensors) and is_plain(tensors)
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, activation: str, variant: str) -> Tensor:

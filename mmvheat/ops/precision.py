@@ -9,8 +9,14 @@ __all__ = ['compute_dtype', 'without_autocast']
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product with ``x`` is computed in: its dtype, or that of autocast."""
+    """What a matrix product with ``x`` is computed in: its dtype, or that of autocast.
+
+    A compiler cannot ask for autocast's: there it is the dtype of ``x``, and the product itself is
+    cast.
+    """
     kind = x.device.type
+    if torch.compiler.is_compiling():
+        return x.dtype
     # Asking about autocast on the meta device is an error, for it has none.
     if kind != 'meta' and x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)

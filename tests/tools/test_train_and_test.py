@@ -170,6 +170,30 @@ def test_segmentation(tta: list[str], evaluate: Callable) -> None:
         np.testing.assert_array_equal(png, sample['pred_sem_seg'])
 
 
+@pytest.mark.parametrize('library', CASES)
+def test_compiled_testing_equals_plain(
+    library: str, trained: Callable, run: Callable[..., str]
+) -> None:
+    given = CONFIGS / f'{library}.py', trained(library)[0]
+    run('test.py', *given, '--work-dir', 'plain')
+    log = run('test.py', *given, '--work-dir', 'compiled', '--compile', 'aot_eager')
+    assert 'Compile the backbone with aot_eager' in log
+    assert _metrics('compiled') == pytest.approx(_metrics('plain'), abs=1e-3)
+
+
+def test_compiled_training_in_two_processes(
+    train: Callable[..., str], trained: Callable, tmp_path: Path
+) -> None:
+    checkpoint, _ = trained('classification')
+    log = train('classification', tmp_path, '--compile', 'aot_eager')
+    assert 'Compile the backbone with aot_eager' in log
+    compiled = read_checkpoint(tmp_path / checkpoint.name)['state_dict']
+    plain = read_checkpoint(checkpoint)['state_dict']
+    assert compiled.keys() == plain.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, atol=1e-2, rtol=0, msg=name)
+
+
 def test_a_mistake_seen_by_all_processes_is_one_line(
     trained: Callable, start: Callable[..., Popen], tmp_path: Path
 ) -> None:

@@ -17,7 +17,11 @@ def conduct_by_matrix(x: Tensor, decay: Tensor) -> Tensor:
     if plain and needs_grad((x, decay)):
         return _Conduct.apply(x, decay)
     coefficients = _analyse(x)
-    coefficients = coefficients.mul_(decay) if plain else coefficients * decay
+    if plain:
+        coefficients.mul_(decay)
+    else:
+        # Compiled under autocast, the transform is where the dtype changes.
+        coefficients = coefficients * decay.to(coefficients.dtype)
     return _synthesise(coefficients)
 
 
