@@ -14,7 +14,7 @@ PACKAGE = Path(mmvheat.__file__).parent
 
 # What each part of the core may import: of mmvheat, and of others beside the standard library.
 ALLOWED = {
-    'ops': ({'ops'}, {'torch'}),
+    'ops': ({'ops'}, {'torch', 'triton'}),
     'layers': ({'ops', 'layers'}, {'torch'}),
     'checkpoint': ({'ops', 'checkpoint'}, {'torch', 'numpy', 'safetensors'}),
     'registry': (set(), {'mmengine'}),
@@ -24,7 +24,8 @@ ALLOWED = {
 EXCEPTIONS = {('safe_globals.py', 'mmengine.logging')}
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv')
 NOT_NEEDED = (
-    *TASK_LIBRARIES, 'timm', 'torchvision', 'sklearn', 'scipy', 'safetensors', 'yacs', 'pycocotools'
+    *TASK_LIBRARIES, 'triton', 'timm', 'torchvision', 'sklearn', 'scipy', 'safetensors', 'yacs',
+    'pycocotools',
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from .diffusivity import predict_diffusivity
 from .freq_embed import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
 from .gate import gated_linear
 from .heat import conduct, heat_conduction, heat_decay
+from .kernels import kernels_available, use_kernels
 from .linear import linear, linear_gelu
 from .mlp import mlp
 
@@ -20,9 +21,11 @@ __all__ = [
     'heat_conduction',
     'heat_decay',
     'idct2d',
+    'kernels_available',
     'linear',
     'linear_gelu',
     'mlp',
     'predict_diffusivity',
     'resize_freq_embed',
+    'use_kernels',
 ]

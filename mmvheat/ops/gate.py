@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from .kernels import kernels_enabled, norm_gate
 from .linear import linear
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
@@ -39,6 +40,8 @@ def gated_linear(
     Returns:
         Map of shape (..., C').
     """
+    if kernels_enabled(u.device) and u.dtype != torch.float64:
+        return linear(norm_gate(u, z, norm_weight, norm_bias, eps), weight, bias)
     tensors = (u, z, norm_weight, norm_bias, weight, bias)
     plain = is_plain(tensors)
     # A compiler decides by itself what to recompute.

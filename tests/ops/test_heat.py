@@ -191,7 +191,9 @@ def test_the_fastest_method_is_a_method_and_plain_where_watched():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match=r"one of matrix, rows, even_odd, fft, got 'wavelet'$"):
+    with pytest.raises(
+        ValueError, match=r"one of matrix, rows, even_odd, fft, fused, got 'wavelet'$"
+    ):
         heat_conduction(torch.zeros(1, 4, 5, 2), torch.zeros(4, 5, 2), 'wavelet')
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from .choice import fastest_method
 from .even_odd import conduct_by_even_odd
 from .fft import conduct_by_fft
+from .fused import conduct_by_kernels
 from .matrix import conduct_by_matrix
 from .rows import conduct_by_rows
 
@@ -18,4 +19,5 @@ CONDUCTION_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'rows': conduct_by_rows,
     'even_odd': conduct_by_even_odd,
     'fft': conduct_by_fft,
+    'fused': conduct_by_kernels,
 }

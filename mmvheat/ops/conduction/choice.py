@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..kernels import kernels_enabled
 from ..plain import is_plain, needs_grad
 
 __all__ = ['fastest_method']
@@ -18,6 +19,8 @@ def fastest_method(x: Tensor, decay: Tensor) -> str:
     Returns:
         A key of ``CONDUCTION_METHODS``.
     """
+    if kernels_enabled(x.device):
+        return 'fused'
     if x.device.type != 'cpu' or not is_plain((x, decay)) or needs_grad((x, decay)):
         return 'matrix'
     # bfloat16's batched product copies the basis for each row of the map.
