@@ -7,7 +7,9 @@ that disagrees.
 
 import argparse
 import copy
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,13 +28,16 @@ from peers import (
     OURS,
     PATHS,
     PUBLISHED,
-    build_group,
+    build_model,
+    build_published,
+    check_timm,
     groups_of,
     load_published,
     published_name,
     timm_is_there,
 )
 from results import Results, Timed, figure, format_spread, save_figure, table
+from stopping import until_stopped
 from timing import measure
 from torch import Tensor, nn
 
@@ -141,6 +146,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--channels-last', action='store_true', help="all models and images in torch's layout NHWC"
     )
+    parser.add_argument(
+        '--compile-limit',
+        type=float,
+        default=math.inf,
+        metavar='SECONDS',
+        help='compile no further model of a size when preparing them has taken so long',
+    )
     add_options(parser, repetitions=10)
     return parser.parse_args(argv)
 
@@ -154,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         if not timm_is_there():
             args.models = [name for name in args.models if name.startswith(OURS)]
             sys.stderr.write('timm is not installed: Swin and ConvNeXt are left out\n')
+    check_timm(args.models)
     groups = groups_of(args.models, args.published is not None)
     for scale, families in groups.items():
         check_baseline(args, scale, families)
@@ -167,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     each = sum(map(len, groups.values())) * (2 if args.compile else 1) * args.repetitions
     rows: list[Timed] = []
-    with Countdown(each * len(args.phases)) as countdown:
+    with until_stopped(), Countdown(each * len(args.phases)) as countdown:
         for scale, families in groups.items():
             for training in (False, True):
                 phases = [p for p in args.phases if (p == 'training') == training]
@@ -181,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
                 show(group, timed)
                 del group
                 release(device)
-    results.finish()
+        results.finish()
     if args.plot:
         draw(rows, args)
 
@@ -217,20 +230,27 @@ def time_group(
 ) -> tuple[Group, list[Timed]]:
     """Build, check and time the models of one size, for inference or for training."""
     training = phases == ['training']
-    models = build_group(scale, families, tuple(args.size), args.path, published, training)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(args.batch, 3, *args.size, generator=generator)
-    images = images.to(device, memory_format=layout)
-    labels = torch.randint(CLASSES, (args.batch,), generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    images = torch.randn(args.batch, 3, *args.size, generator=generator, device=device)
+    images = images.to(memory_format=layout)
+    labels = torch.randint(CLASSES, (args.batch,), generator=generator, device=device)
     group = Group(scale, {}, images, labels, args)
     if args.compile:
         torch.compiler.reset()
     calls: dict[str, dict[str, Callable[[], object]]] = {phase: {} for phase in phases}
-    for name, model in models.items():
+    prepare = prepare_training if training else prepare_inference
+    began = time.perf_counter()
+    for name in families:
         peak = PeakMemory(device)
-        model.to(device, memory_format=layout)
-        prepare = prepare_training if training else prepare_inference
+        with device:
+            if name == PUBLISHED:
+                model = build_published(
+                    published, scale, group.models[OURS], tuple(args.size), args.path, training
+                )
+            else:
+                model = build_model(name, scale, tuple(args.size), args.path)
+        model.train(training).to(device, memory_format=layout)
         for own, compiled in {name: False, f'{name} compiled': True}.items():
             if compiled and not args.compile:
                 continue
@@ -240,6 +260,8 @@ def time_group(
             # A compiler that is wrong about others is no reason to be silent about ours.
             must_agree = name == OURS or not compiled
             with noting_failure(group.failures, own, must_agree):
+                if compiled and time.perf_counter() - began > args.compile_limit:
+                    raise TimeoutError(f'not compiled: {args.compile_limit:g} s had passed')
                 prepared = prepare(group, own, name, peak)
                 for phase in phases:
                     calls[phase][own] = prepared[phase]
@@ -292,9 +314,11 @@ def prepare_inference(
     tolerance = group.output_tolerance
     got = infer(group, model, images)
     if own != eager:
-        group.compare(
-            own, eager, worst_error(got, infer(group, group.models[eager], images)), tolerance
-        )
+        # One image is another graph, which has to be compiled and right as well.
+        for batch in [images] + [one] * ('latency' in group.args.phases):
+            reference = infer(group, group.models[eager], batch)
+            error = worst_error(infer(group, model, batch), reference)
+            group.compare(f'{own} at batch {len(batch)}', eager, error, tolerance)
     elif own == OURS:
         wide = copy.deepcopy(model).double()
         with torch.no_grad():
@@ -304,7 +328,9 @@ def prepare_inference(
         with without_tf32():
             error = worst_error(infer(group, model, one, torch.float32), truth)
         group.compare(f'{own} in float32', 'float64', error, OUTPUT_TOLERANCES[torch.float32])
-        group.compare(own, 'float64', worst_error(infer(group, model, one), truth), tolerance)
+        if group.dtype != torch.float32:
+            error = worst_error(infer(group, model, one), truth)
+            group.compare(own, 'float64', error, tolerance)
     elif own == PUBLISHED:
         ours = infer(group, group.models[OURS], images)
         form = ' (inference form)' if group.args.path == 'classifier' else ''

@@ -20,8 +20,9 @@ class Countdown:
         self._console = Console(stderr=True, highlight=False)
         self._total = total
         self._every = every
-        self._done = 0
-        self._began = self._shown = time.perf_counter()
+        self._done = self._before = 0
+        self._began: float | None = None
+        self._shown = time.perf_counter()
         self._bar = Progress(
             BarColumn(bar_width=40),
             MofNCompleteColumn(),
@@ -47,10 +48,13 @@ class Countdown:
         self._done += samples
         self._bar.update(self._task, completed=self._done, description=text)
         now = time.perf_counter()
+        if self._began is None:
+            # From the first sample on: what came before was to build, compare and compile.
+            self._began, self._before = now, self._done
         if self._console.is_terminal or now - self._shown < self._every:
             return
         self._shown = now
-        left = (self._total - self._done) * (now - self._began) / max(self._done, 1)
+        left = (self._total - self._done) * (now - self._began) / max(self._done - self._before, 1)
         minutes, seconds = divmod(round(left), 60)
-        print_line = f'{self._done}/{self._total} samples, left {minutes}:{seconds:02d}, {text}'
-        self._console.print(print_line, markup=False, soft_wrap=True)
+        line = f'{self._done}/{self._total} samples, left {minutes}:{seconds:02d}, {text}'
+        self._console.print(line, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from memory import release
 from operators import OPERATORS, Operator
 from options import DTYPES, add_options, check_options, positive
 from results import Results, Timed, figure, format_spread, save_figure, table
+from stopping import until_stopped
 from timing import Spread, measure, spread
 from torch import Tensor
 
@@ -93,16 +94,18 @@ def main(argv: list[str] | None = None) -> None:
     total = (len(args.maps) + len(squares)) * len(args.modes) * names * args.repetitions
     results.add(agreements=check_small(operators, device, DTYPES[args.dtype]))
     rows: list[Timed] = []
-    with Countdown(total) as countdown:
+    failures: list[dict] = []
+    with until_stopped(), Countdown(total) as countdown:
         for shape in dict.fromkeys((*args.maps, *squares)):
-            timed, agreements = time_map(operators, shape, args, device, countdown)
+            timed, agreements, failed = time_map(operators, shape, args, device, countdown)
             rows += timed
-            results.add(agreements, timed)
+            failures += failed
+            results.add(agreements, timed, failures=failures)
+        results.finish()
     exponents = []
     for mode in args.modes if squares else ():
         exponents += fit_exponents(rows, mode, squares)
     results.add(exponents=exponents)
-    results.finish()
     show(rows, exponents, args, results.record['environment'])
     if args.plot:
         draw(rows, exponents, args)
@@ -136,8 +139,12 @@ def time_map(
     args: argparse.Namespace,
     device: torch.device,
     countdown: Countdown,
-) -> tuple[list[Timed], list[Agreement]]:
-    """Check and time all operators on one map, in all modes."""
+) -> tuple[list[Timed], list[Agreement], list[dict]]:
+    """Check and time all operators on one map, in all modes.
+
+    Returns:
+        The samples, what was compared, and what could not run.
+    """
     dtype = DTYPES[args.dtype]
     x, k, seed = make_inputs(shape, args.batch, device, dtype)
     if args.compile:
@@ -147,7 +154,7 @@ def time_map(
             f'{name} compiled': torch.compile(operator, dynamic=False, backend=args.compile)
             for name, operator in operators.items()
         }
-    rows, agreements = [], []
+    rows, agreements, failed = [], [], []
     for mode in args.modes:
         failures: dict[str, str] = {}
         calls: dict[str, Callable[[], object]] = {COPY: x.clone}
@@ -170,6 +177,7 @@ def time_map(
                 calls[name]()
         for name, why in failures.items():
             calls.pop(name, None)
+            failed.append({'measure': mode, 'group': _shape(shape), 'name': name, 'why': why})
             countdown.tick(name, args.repetitions)
             sys.stderr.write(f'{name}, {mode} at {_shape(shape)}: {why}\n')
         samples = measure(
@@ -181,18 +189,20 @@ def time_map(
         rows += timed
     del calls
     release(device)
-    return rows, agreements
+    return rows, agreements, failed
 
 
 def make_inputs(
     shape: Sequence[int], batch: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Map, diffusivity and gradient; the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    x, seed = (torch.randn(batch, *shape, generator=generator) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(0)
+    x, seed = (
+        torch.randn(batch, *shape, generator=generator, device=device).to(dtype) for _ in range(2)
+    )
     # Small enough for all frequencies to be seen in the result.
-    k = 0.2 * torch.rand(*shape, generator=generator)
-    return x.to(device, dtype), k.to(device), seed.to(device, dtype)
+    k = 0.2 * torch.rand(*shape, generator=generator, device=device)
+    return x, k, seed
 
 
 def call_of(operator: Operator, mode: str, x: Tensor, k: Tensor, seed: Tensor):

@@ -17,8 +17,9 @@ __all__ = [
     'OURS',
     'PATHS',
     'PUBLISHED',
-    'build_group',
     'build_model',
+    'build_published',
+    'check_timm',
     'groups_of',
     'load_published',
     'published_name',
@@ -139,36 +140,6 @@ def groups_of(models: list[str], with_published: bool) -> dict[str, list[str]]:
     return groups
 
 
-def build_group(
-    scale: str,
-    families: list[str],
-    image_size: tuple[int, int],
-    path: str,
-    published: ModuleType | None,
-    training: bool,
-) -> dict[str, nn.Module]:
-    """Build the models of one size on the CPU; the published code has the weights of ours.
-
-    Args:
-        scale: ``'tiny'``, ``'small'``, ``'base'``, ``'micro'``.
-        families: The models.
-        image_size: Height and width of the images.
-        path: ``'classifier'`` (logits) or ``'detection'`` (all maps).
-        published: What :func:`load_published` gave.
-        training: Whether they are for training: the published code has another form for inference.
-    """
-    models = {}
-    for family in families:
-        if family == PUBLISHED:
-            models[family] = _build_published(
-                published, scale, models[OURS], image_size, path, training
-            )
-        else:
-            models[family] = build_model(family, scale, image_size, path)
-        models[family].train(training)
-    return models
-
-
 def build_model(
     family: str,
     scale: str,
@@ -196,6 +167,19 @@ def build_model(
     model = VHeat(arch, img_size=DETECTION_EMBEDDINGS, drop_path_rate=0.0)
     _make_all_parts_count(model)
     return model
+
+
+def check_timm(models: list[str]) -> None:
+    """Refuse timm's models where it is not installed.
+
+    Raises:
+        CommandLineError: If it is missing.
+    """
+    for model in models:
+        if model.partition('-')[0] in _TIMM and not timm_is_there():
+            raise CommandLineError(
+                f'{model} needs timm: pip install timm, or leave it out of --models'
+            )
 
 
 def timm_is_there() -> bool:
@@ -228,7 +212,7 @@ def load_published(root: Path) -> ModuleType:
     return module
 
 
-def _build_published(
+def build_published(
     module: ModuleType,
     scale: str,
     ours: nn.Module,
@@ -236,7 +220,19 @@ def _build_published(
     path: str,
     training: bool,
 ) -> nn.Module:
-    """Build the published model of our arch with our weights."""
+    """Build the published model with the arch and the weights of ours.
+
+    Args:
+        module: What :func:`load_published` gave.
+        scale: Size of the model.
+        ours: Our model.
+        image_size: Height and width of the images.
+        path: ``'classifier'`` or ``'detection'``.
+        training: Leave it in its training form; for inference its classifier has another.
+
+    Raises:
+        CommandLineError: If it cannot take images of this size.
+    """
     arch = _ARCHS[scale]
     # Its inference form is for one image size only, so its detection code has none.
     folded = path == 'classifier' and not training
@@ -285,12 +281,8 @@ def _build_timm(
     family: str, scale: str, image_size: tuple[int, int], path: str, window: int | None
 ) -> nn.Module:
     """Build a model of timm's without pretrained weights."""
-    try:
-        import timm
-    except ImportError as error:
-        raise CommandLineError(
-            f'{family}-{scale} needs timm: pip install timm, or name other --models'
-        ) from error
+    import timm
+
     settings: dict = {'drop_path_rate': 0.0}
     if scale == 'micro':
         settings |= _TIMM_MICRO[family]
