@@ -35,7 +35,7 @@ EXPONENT_SIZES = [56, 72, 96, 112, 144, 192, 256]
 SMALL = (2, 6, 9, 4)
 
 # Relative to the largest value; gradients of k are sums over the batch and rounded more often.
-TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 def map_shape(text: str) -> tuple[int, int, int]:

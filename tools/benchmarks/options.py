@@ -74,7 +74,7 @@ def check_options(args: argparse.Namespace) -> torch.device:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
@@ -88,6 +88,7 @@ def check_options(args: argparse.Namespace) -> torch.device:
             raise CommandLineError(
                 f'--device {device}, but there are {torch.cuda.device_count()} GPUs'
             )
+        device = torch.device('cuda', device.index or 0)
         torch.cuda.set_device(device)
     return device
 

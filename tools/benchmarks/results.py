@@ -145,8 +145,12 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     sys.stdout.flush()
 
 
-def figure(panels: int):
+def figure(panels: int, height: float = 4.0):
     """A new figure with so many panels side by side.
+
+    Args:
+        panels: Their number.
+        height: Height in inches.
 
     Raises:
         CommandLineError: If matplotlib is missing.
@@ -157,7 +161,7 @@ def figure(panels: int):
         raise CommandLineError(
             '--plot needs matplotlib: pip install matplotlib, or leave --plot off'
         ) from error
-    drawn = Figure(figsize=(5.2 * panels, 4), layout='constrained')
+    drawn = Figure(figsize=(5.2 * panels, height), layout='constrained')
     return drawn, drawn.subplots(1, panels, squeeze=False)[0]
 
 

@@ -74,6 +74,7 @@ def test_report(outcome, published, tmp_path):
     assert {(one['of'], one['against']) for one in record['agreements']} == {
         ('micro classifier: vheat in float32', 'float64'),
         ('micro classifier: vheat in float32', 'published (inference form)'),
+        ('micro classifier: vheat at batch 2 in float32', 'published (inference form)'),
         ('micro classifier: vheat in float32', 'published (gradients)'),
     }
     assert out.count('times published') == 3 and 'not measured' in out
