@@ -1,0 +1,317 @@
+"""The models that are timed: ours, the published code and others of the same size from timm."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvheat.engine.errors import CommandLineError
+from mmvheat.models import ARCHS, VHeat, VHeatArch
+
+__all__ = [
+    'MODELS',
+    'OURS',
+    'PATHS',
+    'PUBLISHED',
+    'build_model',
+    'build_published',
+    'check_timm',
+    'groups_of',
+    'load_published',
+    'published_name',
+    'timm_is_there',
+]
+
+OURS, PUBLISHED = 'vheat', 'published'
+PATHS = ('classifier', 'detection')
+CLASSES = 1000
+# The published detectors' embeddings are for images of this size, and fitted to each other one.
+DETECTION_EMBEDDINGS = 512
+
+# Of no use but to try the benchmarks out.
+MICRO = VHeatArch(depths=(1, 1, 1, 1), dims=16)
+_ARCHS = {'micro': MICRO, **ARCHS}
+_TIMM = {
+    'swin': 'swin_{}_patch4_window7_224',
+    'convnext': 'convnext_{}',
+}
+_TIMM_MICRO = {
+    'swin': {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)},
+    'convnext': {'depths': (1, 1, 1, 1), 'dims': (16, 32, 64, 128)},
+}
+MODELS = tuple(f'{family}-{scale}' for scale in _ARCHS for family in (OURS, *_TIMM))
+
+
+class Classifier(nn.Module):
+    """vHeat with a mean over the last map and a linear layer.
+
+    Args:
+        arch: Architecture.
+        image_size: Height and width that the frequency embeddings are made for.
+    """
+
+    def __init__(self, arch: VHeatArch, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        last = len(arch.depths) - 1
+        # Without stochastic depth: it is random, and as cheap in each of the models.
+        self.trunk = VHeat(arch, img_size=image_size, out_indices=last, drop_path_rate=0.0)
+        self.fc = nn.Linear(arch.dims[-1], CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to logits (B, 1000)."""
+        return self.fc(self.trunk(images)[0].mean((2, 3)))
+
+
+class PublishedFeatures(nn.Module):
+    """The published layers, run so as to give the maps of all stages as detectors need them.
+
+    The published class for that needs mmdet; this one calls the same modules in the same order.
+
+    Args:
+        published: A published classifier in its training form.
+        dims: Channels of the stages.
+    """
+
+    def __init__(self, published: nn.Module, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.published = published
+        self.published.classifier = nn.Identity()
+        self.outnorms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images to the maps of all stages."""
+        x = self.published.patch_embed(images)
+        maps = []
+        for stage, embed, norm in zip(
+            self.published.layers, self.published.freq_embed, self.outnorms, strict=True
+        ):
+            if x.shape[2:] != embed.shape[:2]:
+                embed = embed.permute(2, 0, 1)[None]
+                embed = F.interpolate(embed, size=tuple(x.shape[2:]), mode='bicubic')
+                embed = embed[0].permute(1, 2, 0).contiguous()
+            *blocks, downsample = stage
+            for block in blocks:
+                x = block(x, embed)
+            maps.append(norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous())
+            x = downsample(x)
+        return tuple(maps)
+
+
+class PaddedFeatures(nn.Module):
+    """A model of timm's whose images are padded to whole patches first.
+
+    Args:
+        model: A model that returns the maps of all stages.
+        patch: Side of a patch.
+    """
+
+    def __init__(self, model: nn.Module, patch: int) -> None:
+        super().__init__()
+        self.model = model
+        self.patch = patch
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images to the maps of all stages, in timm's layout."""
+        height, width = images.shape[2:]
+        return self.model(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
+
+
+def groups_of(models: list[str], with_published: bool) -> dict[str, list[str]]:
+    """Sort models by their size; the published code goes with every vHeat.
+
+    Raises:
+        CommandLineError: If a model is unknown, or the published code has nothing to go with.
+    """
+    groups: dict[str, list[str]] = {}
+    for model in dict.fromkeys(models):
+        if model not in MODELS:
+            raise CommandLineError(f'unknown model {model!r}: use {", ".join(MODELS)}')
+        family, _, scale = model.partition('-')
+        groups.setdefault(scale, []).append(family)
+    for families in groups.values():
+        if with_published and OURS in families:
+            families.insert(families.index(OURS) + 1, PUBLISHED)
+    if with_published and not any(PUBLISHED in families for families in groups.values()):
+        raise CommandLineError('--published is compared with vHeat: give a vheat model too')
+    return groups
+
+
+def build_model(
+    family: str,
+    scale: str,
+    image_size: tuple[int, int],
+    path: str = 'classifier',
+    window: int | None = None,
+) -> nn.Module:
+    """Build one of our models or timm's, with random weights from a fixed seed.
+
+    Args:
+        family: ``'vheat'``, ``'swin'`` or ``'convnext'``.
+        scale: Size of the model.
+        image_size: Height and width of the images.
+        path: ``'classifier'`` or ``'detection'``.
+        window: Side of Swin's windows, if not 7.
+    """
+    torch.manual_seed(0)
+    if family != OURS:
+        return _build_timm(family, scale, image_size, path, window)
+    arch = _ARCHS[scale]
+    if path == 'classifier':
+        model = Classifier(arch, image_size)
+        _make_all_parts_count(model.trunk)
+        return model
+    model = VHeat(arch, img_size=DETECTION_EMBEDDINGS, drop_path_rate=0.0)
+    _make_all_parts_count(model)
+    return model
+
+
+def check_timm(models: list[str]) -> None:
+    """Refuse timm's models where it is not installed.
+
+    Raises:
+        CommandLineError: If it is missing.
+    """
+    for model in models:
+        if model.partition('-')[0] in _TIMM and not timm_is_there():
+            raise CommandLineError(
+                f'{model} needs timm: pip install timm, or leave it out of --models'
+            )
+
+
+def timm_is_there() -> bool:
+    """Whether timm is installed."""
+    return importlib.util.find_spec('timm') is not None
+
+
+def load_published(root: Path) -> ModuleType:
+    """Load the model's module of a clone of the published repository.
+
+    Raises:
+        CommandLineError: If it is not there, or needs what is not installed.
+    """
+    file = root / 'classification' / 'models' / 'vHeat.py'
+    if not file.is_file():
+        raise CommandLineError(
+            f'--published {root}: no classification/models/vHeat.py there; give a clone of the '
+            'published repository'
+        )
+    spec = importlib.util.spec_from_file_location('published_vheat', file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with warnings.catch_warnings(action='ignore'):
+            spec.loader.exec_module(module)
+    except ImportError as error:
+        missing = f'pip install {error.name}' if error.name else str(error)
+        raise CommandLineError(f'the published code cannot be imported: {missing}') from error
+    if not hasattr(module, 'vHeat'):
+        raise CommandLineError(f'--published {root}: its vHeat.py has no class vHeat')
+    return module
+
+
+def build_published(
+    module: ModuleType,
+    scale: str,
+    ours: nn.Module,
+    image_size: tuple[int, int],
+    path: str,
+    training: bool,
+) -> nn.Module:
+    """Build the published model with the arch and the weights of ours.
+
+    Args:
+        module: What :func:`load_published` gave.
+        scale: Size of the model.
+        ours: Our model.
+        image_size: Height and width of the images.
+        path: ``'classifier'`` or ``'detection'``.
+        training: Leave it in its training form; for inference its classifier has another.
+
+    Raises:
+        CommandLineError: If it cannot take images of this size.
+    """
+    arch = _ARCHS[scale]
+    # Its inference form is for one image size only, so its detection code has none.
+    folded = path == 'classifier' and not training
+    if path == 'classifier' and (image_size[0] != image_size[1] or image_size[0] % 32):
+        raise CommandLineError(
+            'the published classifier takes square images of a multiple of 32, got '
+            f'{image_size[0]} x {image_size[1]}: use another --size or --path detection'
+        )
+    model = module.vHeat(
+        depths=list(arch.depths),
+        dims=list(arch.dims),
+        num_classes=CLASSES,
+        drop_path_rate=0.0,
+        post_norm=arch.post_norm,
+        layer_scale=arch.layer_scale_init_value,
+        mlp_ratio=arch.mlp_ratio,
+        img_size=image_size[0] if path == 'classifier' else DETECTION_EMBEDDINGS,
+        infer_mode=folded,
+    )
+    if path == 'detection':
+        model = PublishedFeatures(model, arch.dims)
+    model.load_state_dict(
+        {published_name(name, path): value for name, value in ours.state_dict().items()}
+    )
+    if folded:
+        with torch.no_grad():
+            model.infer_init()
+    return model
+
+
+def published_name(name: str, path: str) -> str:
+    """Name that one of our parameters has in the published model."""
+    if path == 'detection':
+        if name.startswith('outnorm'):
+            return name.replace('outnorm', 'outnorms.')
+        return f'published.{name}'
+    part, _, rest = name.partition('.')
+    if part == 'fc':
+        return f'classifier.3.{rest}'
+    if rest.startswith('outnorm'):  # of the last map, the only one
+        return f'classifier.0.{rest.partition(".")[2]}'
+    return rest
+
+
+def _build_timm(
+    family: str, scale: str, image_size: tuple[int, int], path: str, window: int | None
+) -> nn.Module:
+    """Build a model of timm's without pretrained weights."""
+    import timm
+
+    settings: dict = {'drop_path_rate': 0.0}
+    if scale == 'micro':
+        settings |= _TIMM_MICRO[family]
+    patch = 4
+    if family == 'swin':
+        settings['img_size'] = tuple(side + -side % patch for side in image_size)
+        if window is not None:
+            settings['window_size'] = window
+    if path == 'detection':
+        settings['features_only'] = True
+    else:
+        settings['num_classes'] = CLASSES
+    name = _TIMM[family].format('tiny' if scale == 'micro' else scale)
+    model = timm.create_model(name, pretrained=False, **settings)
+    padded = family == 'swin' and any(side % patch for side in image_size)
+    return PaddedFeatures(model, patch) if padded else model
+
+
+@torch.no_grad()
+def _make_all_parts_count(backbone: VHeat) -> None:
+    """Give the weights a size at which every part shows in the output.
+
+    As training starts, layer scales of 1e-5 and diffusivities of almost 0 would hide a wrong
+    operator from the comparison. The time that a model takes does not depend on it.
+    """
+    for name, parameter in backbone.named_parameters():
+        if 'gamma' in name:
+            parameter.fill_(0.5)
+        elif 'freq_embed' in name:
+            nn.init.trunc_normal_(parameter, std=0.5)
+        elif 'out_linear.weight' in name:
+            parameter.mul_(4)
