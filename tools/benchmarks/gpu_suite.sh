@@ -109,21 +109,31 @@ fi
 
 if has pytest; then
     # Without the settings of pyproject.toml, which need pytest's plugins.
-    part gpu_tests 40 "$PYTHON" -m pytest -q -c /dev/null --rootdir "$top" -o pythonpath="$top/tests" \
-        --import-mode=importlib -p no:cacheprovider -m gpu "$top/tests/ops" "$top/tests/models"
+    tests=("$PYTHON" -m pytest -q -c /dev/null --rootdir "$top" -o pythonpath="$top/tests"
+        --import-mode=importlib -p no:cacheprovider)
+    part gpu_tests 40 "${tests[@]}" -m gpu "$top/tests/ops" "$top/tests/models"
+    # On a CPU they run in Triton's interpreter, which tells nothing that CI does not.
+    if [ "$device" != cpu ]; then
+        part kernel_tests 60 "${tests[@]}" "$top/tests/ops/kernels/test_conduction.py" \
+            "$top/tests/ops/kernels/test_norm_gate.py"
+    fi
 else
     echo 'pytest is not installed: the GPU tests are left out' >&2
 fi
 smallest=${scales[0]}
 benchmark heat_operator 60 heat_operator "${operator[@]}" "${maps[@]}"
-benchmark backbone 130 backbone --models $(models "${scales[@]}") "${published[@]}" "${backbone[@]}"
+benchmark backbone 120 backbone --models $(models "${scales[@]}") "${published[@]}" "${backbone[@]}"
 if [ -z "$peers" ]; then resolution+=(--models vheat); fi
+if [ "$device" != cpu ]; then
+    MMVHEAT_KERNELS=1 benchmark backbone_kernels 40 backbone --models $(models "$smallest") \
+        "${published[@]}" "${backbone[@]}"
+fi
 benchmark resolution 80 resolution "${resolution[@]}"
 benchmark detection 40 backbone --models "vheat-$smallest" "${published[@]}" "${detection[@]}"
 benchmark heat_operator_compiled 40 heat_operator "${operator[@]}" "${compiled_maps[@]}"
-benchmark backbone_compiled 110 backbone --models $(models "$smallest") "${published[@]}" \
+benchmark backbone_compiled 90 backbone --models $(models "$smallest") "${published[@]}" \
     "${compiled[@]}" --phases throughput
-benchmark training_compiled 110 backbone --models $(models "$smallest") "${published[@]}" \
+benchmark training_compiled 90 backbone --models $(models "$smallest") "${published[@]}" \
     "${compiled[@]}" --phases training
 
 for name in "${parts[@]}"; do

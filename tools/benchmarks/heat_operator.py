@@ -15,7 +15,7 @@ from agreement import Agreement, require_agreement, worst_error
 from countdown import Countdown
 from failures import noting_failure
 from memory import release
-from operators import OPERATORS, Operator
+from operators import OPERATORS, Operator, default_operators
 from options import DTYPES, add_options, check_options, positive
 from results import Results, Timed, figure, format_spread, save_figure, table
 from stopping import until_stopped
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--batch', type=positive, default=8, metavar='N', help='maps at once (8)')
     parser.add_argument(
-        '--operators', nargs='+', default=list(OPERATORS), metavar='NAME', help='of operators.py'
+        '--operators', nargs='+', metavar='NAME', help='of operators.py (all that run here)'
     )
     parser.add_argument('--modes', nargs='+', choices=MODES, default=list(MODES))
     parser.add_argument(
@@ -81,12 +81,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Check, time and report."""
     args = parse_args(argv)
+    device = check_options(args)
+    if args.operators is None:
+        args.operators = default_operators(device, DTYPES[args.dtype])
     unknown = [name for name in args.operators if name not in OPERATORS]
     if unknown:
         raise CommandLineError(f'unknown operator {unknown[0]!r}: use {", ".join(OPERATORS)}')
     if len(args.exponent_sizes) == 1:
         raise CommandLineError('--exponent-sizes needs two sizes for a slope, or none')
-    device = check_options(args)
     operators = {name: OPERATORS[name] for name in args.operators}
     results = Results('heat_operator', vars(args), device, args.json)
     squares = [(side, side, args.exponent_channels) for side in args.exponent_sizes]

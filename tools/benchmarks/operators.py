@@ -1,13 +1,15 @@
 """The heat conduction operators that are timed against each other."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mmvheat.ops import dct_basis, heat_conduction, heat_decay
+from mmvheat.ops import CONDUCTION_METHODS, dct_basis, heat_conduction, heat_decay
+from mmvheat.ops.kernels import kernels_available
 
-__all__ = ['OPERATORS', 'Operator']
+__all__ = ['OPERATORS', 'Operator', 'default_operators']
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,5 +27,12 @@ def einsum_conduction(x: Tensor, k: Tensor) -> Tensor:
 # Map (B, H, W, C) and diffusivity (H, W, C) to map; the first one is what the backbone runs.
 OPERATORS: dict[str, Operator] = {
     'mmvheat': heat_conduction,
+    **{method: partial(heat_conduction, method=method) for method in CONDUCTION_METHODS},
     'einsum': einsum_conduction,
 }
+
+
+def default_operators(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Names of all operators that are themselves there: elsewhere 'fused' is plain torch again."""
+    fused = kernels_available(device) and dtype in (torch.float16, torch.bfloat16)
+    return [name for name in OPERATORS if fused or name != 'fused']

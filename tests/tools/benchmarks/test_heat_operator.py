@@ -31,6 +31,7 @@ def test_report(outcome, tmp_path):
     picture = tmp_path / 'made' / 'picture.png'
     status, out, err, record = outcome(
         *('heat_operator', *MAP, '--exponent-sizes', '6', '12', '--exponent-channels', '2'),
+        *('--operators', 'mmvheat', 'einsum'),
         *('--plot', str(picture)),
     )
     assert status == 0, err
