@@ -1,8 +1,9 @@
 """Views between the blocks' channels-last maps and the convolutions' channels-first ones."""
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ['ToChannelsLast', 'channels_first', 'channels_last']
+__all__ = ['ToChannelsLast', 'channels_first', 'channels_last', 'is_channels_last']
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -13,6 +14,11 @@ def channels_last(x: Tensor) -> Tensor:
 def channels_first(x: Tensor) -> Tensor:
     """View (B, H, W, C) as (B, C, H, W); no copy, torch's ``channels_last`` memory format."""
     return x.permute(0, 3, 1, 2)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether (B, C, H, W) lies in memory as (B, H, W, C), and not in both ways at once."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class ToChannelsLast(nn.Module):

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from mmvheat.layers import Stem
-from mmvheat.layers.layout import channels_first
+from mmvheat.layers.layout import channels_first, is_channels_last
 from mmvheat.ops import freq_embed_size, resize_freq_embed
 from mmvheat.registry import MODELS
 
@@ -123,7 +123,8 @@ class VHeat(BaseModule):
 
         Returns:
             A map for each of ``out_indices``, of shape
-            (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``.
+            (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``; in
+            torch's ``channels_last`` memory format if the images are, else contiguous.
 
         Raises:
             ValueError: If ``x`` has not four dimensions, or another size than the backbone is
@@ -137,14 +138,16 @@ class VHeat(BaseModule):
                 f'{self.folded_for[1]}, got {x.size(2)} x {x.size(3)}: resize them, or use the '
                 'training form, which takes any size'
             )
+        keeps_layout = is_channels_last(x)
         x = self.patch_embed(x)
         last = max(self.out_indices)
         outs = {}
         for i, stage in enumerate(self.layers[: last + 1]):
             x = stage(x, None if self.freq_embed is None else self.freq_embed[i])
             if i in self.out_indices:
+                out = channels_first(getattr(self, f'outnorm{i}')(x))
                 # Not only a view: mmcv's compiled ops read a map's memory as channels first.
-                outs[i] = channels_first(getattr(self, f'outnorm{i}')(x)).contiguous()
+                outs[i] = out if keeps_layout else out.contiguous()
             if i < last:
                 x = stage.downsample(x)
         return tuple(outs[i] for i in self.out_indices)

@@ -449,3 +449,16 @@ def test_images_without_a_batch_are_refused():
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         VHeat(SMALL, **{name: None})
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_channels_last_images_stay_so_without_a_copy(training):
+    model = VHeat(dict(depths=[1, 1], dims=8), img_size=32, out_indices=(0, 1), drop_path_rate=0.0)
+    model.train(training)
+    x = torch.randn(2, 3, 32, 48)
+    expected = model(x)
+    outs = model(x.to(memory_format=torch.channels_last))
+    for out, wanted in zip(outs, expected, strict=True):
+        assert wanted.is_contiguous()
+        assert out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()
+        torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
