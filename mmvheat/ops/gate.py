@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .kernels import kernels_enabled, norm_gate
-from .linear import linear
+from .linear import linear, linear_in_training, product
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
 
@@ -78,7 +78,7 @@ class _GatedLinear(torch.autograd.Function):
         ctx.save_for_backward(u, z, norm_weight, norm_bias, weight)
         ctx.eps = eps
         normed = F.layer_norm(u.to(norm_weight), norm_weight.shape, norm_weight, norm_bias, eps)
-        return F.linear((normed * F.silu(z)).to(weight), weight, bias)
+        return linear_in_training(normed.mul_(F.silu(z)).to(weight), weight, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
@@ -90,7 +90,7 @@ class _GatedLinear(torch.autograd.Function):
         gate = F.silu(z)
         flat = grad.flatten(0, -2)
         grad_weight = flat.T @ (normed * gate).to(weight).flatten(0, -2)
-        grad_gated = grad @ weight
+        grad_gated = product(grad, weight)
         grad_z = _silu_backward((grad_gated * normed).to(z), z)
         grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
             (grad_gated * gate).to(wide),

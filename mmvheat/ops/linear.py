@@ -1,18 +1,24 @@
 """Linear layers on channels-last maps, by the fastest primitive of each device.
 
-On a CPU without gradients that is oneDNN's matrix product with bias and GELU fused in: it writes
-its output once, where torch's linear fills it with the bias first and GELU makes another one.
-``docs/benchmarks.md`` has the figures.
+On a CPU that is oneDNN's matrix product with bias and GELU fused in: it writes its output once,
+where torch's linear fills it with the bias first and GELU makes another one. Where gradients are
+recorded GELU stays apart, and on Intel's CPUs torch's linear is as fast. ``docs/benchmarks.md`` has
+the figures.
 """
+
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype
 
-__all__ = ['linear', 'linear_gelu']
+__all__ = ['linear', 'linear_gelu', 'linear_in_training', 'mkl_is_slow', 'product']
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -26,9 +32,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Tensor of shape (..., C').
     """
-    if _has_fused(x, weight, bias):
-        return _fused(x, weight, bias, 'none', '')
-    return F.linear(x, weight, bias)
+    tensors = (x, weight, bias)
+    recorded = needs_grad(tensors)
+    if recorded and not mkl_is_slow() or not _has_fused(*tensors):
+        return F.linear(*tensors)
+    dtype = compute_dtype(x)
+    tensors = tuple(tensor.to(dtype) for tensor in tensors)
+    return _FusedLinear.apply(*tensors) if recorded else _fused(*tensors)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -42,15 +52,74 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Tensor of shape (..., C').
     """
-    if _has_fused(x, weight, bias):
-        return _fused(x, weight, bias, 'gelu', 'none')
-    return F.gelu(F.linear(x, weight, bias))
+    tensors = (x, weight, bias)
+    if needs_grad(tensors) or not _has_fused(*tensors):
+        return F.gelu(linear(*tensors))
+    dtype = compute_dtype(x)
+    return _fused(*(tensor.to(dtype) for tensor in tensors), 'gelu', 'none')
+
+
+def linear_in_training(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute :func:`linear` inside an autograd function, where torch records nothing."""
+    return linear(x, weight, bias) if mkl_is_slow() else F.linear(x, weight, bias)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute ``x @ weight``, as backward passes need it; differentiable itself.
+
+    Args:
+        x: Tensor of shape (..., C').
+        weight: Weight of shape (C', C), of the same dtype.
+
+    Returns:
+        Tensor of shape (..., C).
+    """
+    if needs_grad((x, weight)) or not mkl_is_slow() or not _has_fused(x, weight, weight):
+        return x @ weight
+    return _fused(x, weight.T, None)
+
+
+class _FusedLinear(torch.autograd.Function):
+    """The fused product while gradients are recorded.
+
+    Its backward pass consists of differentiable operations, so it can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Compute ``x @ weight.T + bias``."""
+        ctx.save_for_backward(x, weight)
+        return _fused(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the three."""
+        x, weight = ctx.saved_tensors
+        flat = grad.flatten(0, -2)
+        needed = ctx.needs_input_grad
+        return (
+            product(grad, weight) if needed[0] else None,
+            flat.T @ x.flatten(0, -2) if needed[1] else None,
+            flat.sum(0) if needed[2] else None,
+        )
+
+
+@cache
+def mkl_is_slow() -> bool:
+    """Whether the CPU is none of those that MKL, torch's library of products, is made for.
+
+    On an AMD EPYC it made the model 1.5 times slower than oneDNN did.
+    """
+    try:
+        return 'GenuineIntel' not in Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return False
 
 
 def _has_fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether oneDNN's fused product computes the same here, and nobody needs its parts."""
+    """Whether oneDNN's fused product computes the same here."""
     tensors = (x, weight, bias)
-    if x.device.type != 'cpu' or needs_grad(tensors) or not is_plain(tensors):
+    if x.device.type != 'cpu' or not is_plain(tensors):
         return False
     if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
         return False
@@ -63,8 +132,7 @@ def _has_fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     return dtype == torch.float32
 
 
-def _fused(x: Tensor, weight: Tensor, bias: Tensor, activation: str, variant: str) -> Tensor:
-    dtype = compute_dtype(x)
-    return torch.ops.mkldnn._linear_pointwise(
-        x.to(dtype), weight.to(dtype), bias.to(dtype), activation, [], variant
-    )
+def _fused(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = 'none', variant: str = ''
+) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], variant)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from .linear import linear, linear_gelu
+from .linear import linear, linear_gelu, linear_in_training, product
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
 
@@ -47,7 +47,7 @@ class _GeluLinear(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Compute ``gelu(x) @ weight.T + bias``."""
         ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
+        return linear_in_training(F.gelu(x), weight, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
@@ -55,7 +55,7 @@ class _GeluLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.aten.gelu_backward(grad @ weight, x)
+            grad_x = torch.ops.aten.gelu_backward(product(grad, weight), x)
         if ctx.needs_input_grad[1]:
             grad_weight = grad.flatten(0, -2).T @ F.gelu(x).flatten(0, -2)
         if ctx.needs_input_grad[2]:

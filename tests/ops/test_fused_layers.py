@@ -1,6 +1,7 @@
 """Linear layers, MLP and gate: each path equals plain torch, forward, backward and beyond."""
 
 import contextlib
+import importlib
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvheat.ops import conduct, gated_linear, linear, linear_gelu, mlp
+
+linear_module = importlib.import_module('mmvheat.ops.linear')
 
 C, D = 6, 10
 
@@ -32,6 +35,12 @@ def plain_gated_linear(u, z, norm_weight, norm_bias, weight, bias):
 
 def our_gated_linear(u, z, norm_weight, norm_bias, weight, bias):
     return gated_linear(u, z, norm_weight, norm_bias, 1e-5, weight, bias)
+
+
+@pytest.fixture(params=[False, True], ids=['intel', 'other'], autouse=True)
+def cpu(request, monkeypatch):
+    """Take the paths of both kinds of CPUs."""
+    monkeypatch.setattr(linear_module, 'mkl_is_slow', lambda: request.param)
 
 
 CASES = {

@@ -1,6 +1,5 @@
 """Which way of conduction is the fastest, by measurement: ``tools/benchmarks/heat_operator.py``."""
 
-import torch
 from torch import Tensor
 
 from ..kernels import kernels_enabled
@@ -23,7 +22,5 @@ def fastest_method(x: Tensor, decay: Tensor) -> str:
         return 'fused'
     if x.device.type != 'cpu' or not is_plain((x, decay)) or needs_grad((x, decay)):
         return 'matrix'
-    # bfloat16's batched product copies the basis for each row of the map.
-    if x.dtype == torch.bfloat16 and x.size(2) >= 256:
-        return 'rows'
-    return 'matrix'
+    # Long rows overflow the cache, and bfloat16's batched product copies the basis for each.
+    return 'rows' if x.size(2) >= 192 else 'matrix'
