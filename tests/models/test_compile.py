@@ -5,6 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmvheat.models import VHeat
+from mmvheat.ops import kernels_available, use_kernels
 
 ARCHES = {
     'tiny_like': dict(depths=[1, 2], dims=8),
@@ -135,3 +136,21 @@ def test_gpu_inductor(training):
         expected = model(x)[1]
         model.compile(fullgraph=True)
         torch.testing.assert_close(model(x)[1], expected, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.skipif(not kernels_available('cpu'), reason="needs Triton's interpreter")
+def test_the_fused_kernels_do_not_break_the_graph():
+    model, graphs = build().eval(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph.code)
+        return graph.forward
+
+    x = torch.randn(1, 3, 32, 48)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        expected = model(x)[1]
+        with use_kernels():
+            out = torch.compile(model, backend=backend, fullgraph=True)(x)[1]
+    torch.testing.assert_close(out, expected, atol=0.1, rtol=0.05)
+    (code,) = graphs
+    assert code.count('mmvheat.heat_conduct') == code.count('mmvheat.norm_gate') == 3
