@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import TASKS, convert_file
-from mmvheat.command_line import OneLineParser
+from mmvheat.command_line import OneLineParser, one_line_errors
 from mmvheat.ops import FREQ_EMBED_MODES
 from mmvheat.size_argument import add_size_argument
 
@@ -42,6 +42,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert and say what was done.
 
@@ -52,23 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 for bad input, 130 if interrupted.
     """
     args = _parse_args(argv)
-    try:
-        report = convert_file(
-            args.pt_pth,
-            args.tg_pth,
-            args.pt_size,
-            args.tg_size,
-            mode=args.mode,
-            key=args.key,
-            task=args.task,
-            force=args.force,
-        )
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print('error:', ' '.join(str(error).split()) or 'out of memory', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('error: interrupted', file=sys.stderr)
-        return 130
+    report = convert_file(
+        args.pt_pth,
+        args.tg_pth,
+        args.pt_size,
+        args.tg_size,
+        mode=args.mode,
+        key=args.key,
+        task=args.task,
+        force=args.force,
+    )
     sizes = (' x '.join(map(str, size)) for size in (args.pt_size, args.tg_size))
     print(f'{args.pt_pth}: {" -> ".join(sizes)}, {args.mode}, {args.task}')
     print(report.table())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.command_line import OneLineParser
+from mmvheat.command_line import OneLineParser, one_line_errors
 from mmvheat.size_argument import add_size_argument
 
 
@@ -31,6 +31,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Fold and say what was written.
 
@@ -41,14 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 for bad input, 130 if interrupted.
     """
     args = _parse_args(argv)
-    try:
-        tensors = fold_file(args.source, args.target, args.size, args.key, args.force)
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print('error:', ' '.join(str(error).split()) or 'out of memory', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('error: interrupted', file=sys.stderr)
-        return 130
+    tensors = fold_file(args.source, args.target, args.size, args.key, args.force)
     count = sum(name.endswith('.k_exp') for name in tensors)
     millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     height, width = args.size

@@ -10,15 +10,6 @@ from mmvheat.models import VHeat
 ARCH = dict(depths=[1, 2], dims=8, post_norm=True, layer_scale_init_value=0.5)
 
 
-@pytest.fixture
-def model() -> VHeat:
-    model = VHeat(ARCH, img_size=32, out_indices=(0, 1)).eval()
-    for name, parameter in model.named_parameters():
-        if 'to_k' in name or 'freq_embed' in name:
-            torch.nn.init.normal_(parameter)
-    return model
-
-
 def run(model, x):
     with torch.no_grad():
         return model(x)[1]

@@ -13,15 +13,6 @@ ARCH = dict(depths=[1, 2], dims=8, post_norm=True, layer_scale_init_value=0.5)
 
 
 @pytest.fixture
-def model() -> VHeat:
-    model = VHeat(ARCH, img_size=32, out_indices=(0, 1)).eval()
-    for name, parameter in model.named_parameters():
-        if 'to_k' in name or 'freq_embed' in name:
-            torch.nn.init.normal_(parameter)
-    return model
-
-
-@pytest.fixture
 def made(monkeypatch) -> list[tuple[int, ...]]:
     """Shapes of all decays made."""
     made, make = [], Heat2D.decay
