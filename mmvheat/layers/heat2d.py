@@ -1,5 +1,7 @@
 """The heat conduction operator as a layer."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -110,6 +112,11 @@ class Heat2D(nn.Module):
         """
         self._decays.clear()
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'Heat2D':
+        # What is moved or cast leaves nothing behind on the old device.
+        self._decays.clear()
+        return super()._apply(fn, recurse)
 
     def _known_decay(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
         """Look up the decay for a map, or compute it."""

@@ -1,6 +1,6 @@
 """One stage of vHeat."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -97,6 +97,11 @@ class VHeatStage(nn.ModuleList):
         """Set the mode and forget the kept embeddings, as :meth:`Heat2D.train` does its decays."""
         self._fitted.clear()
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'VHeatStage':
+        # What is moved or cast leaves nothing behind on the old device.
+        self._fitted.clear()
+        return super()._apply(fn, recurse)
 
     def _fit(self, freq_embed: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize an embedding; in eval mode without gradients, once for each size."""

@@ -141,6 +141,15 @@ def test_copies_and_files_know_nothing_of_it(model):
     check(torch.load(file, weights_only=False), torch.randn(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize('move', ['double', 'bfloat16', 'cpu'])
+def test_a_model_that_is_moved_leaves_nothing_behind(model, move):
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 48))
+    assert kept(model) == 3 + 2
+    getattr(model, move)()
+    assert kept(model) == 0
+
+
 def test_an_ensemble_by_functional_call_and_vmap(model):
     x = torch.randn(1, 3, 32, 32)
     other = copy.deepcopy(model)
