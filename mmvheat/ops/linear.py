@@ -33,8 +33,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         Tensor of shape (..., C').
     """
     tensors = (x, weight, bias)
+    if not _has_fused(*tensors):
+        return F.linear(*tensors)
     recorded = needs_grad(tensors)
-    if recorded and not mkl_is_slow() or not _has_fused(*tensors):
+    if recorded and not mkl_is_slow():
         return F.linear(*tensors)
     dtype = compute_dtype(x)
     tensors = tuple(tensor.to(dtype) for tensor in tensors)
@@ -108,7 +110,7 @@ class _FusedLinear(torch.autograd.Function):
 def mkl_is_slow() -> bool:
     """Whether the CPU is none of those that MKL, torch's library of products, is made for.
 
-    On an AMD EPYC it made the model 1.5 times slower than oneDNN did.
+    On an AMD EPYC a prototype ran 1.5 times as fast with oneDNN's products as with MKL's.
     """
     try:
         return 'GenuineIntel' not in Path('/proc/cpuinfo').read_text()
