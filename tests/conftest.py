@@ -8,6 +8,8 @@ from pathlib import Path
 # Without a GPU, Triton's kernels run in its interpreter, which is chosen when it is imported.
 if not Path('/dev/nvidiactl').exists():
     os.environ.setdefault('TRITON_INTERPRET', '1')
+# What cuBLAS needs to be deterministic, which the tests of the core ask for.
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 import numpy as np
 import pytest

@@ -115,7 +115,7 @@ if has pytest; then
     # On a CPU they run in Triton's interpreter, which tells nothing that CI does not.
     if [ "$device" != cpu ]; then
         part kernel_tests 60 "${tests[@]}" "$top/tests/ops/kernels/test_conduction.py" \
-            "$top/tests/ops/kernels/test_norm_gate.py"
+            "$top/tests/ops/kernels/test_gated_norm.py"
     fi
 else
     echo 'pytest is not installed: the GPU tests are left out' >&2

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from .conduction import fits_kernels, heat_conduct
-from .norm_gate import norm_gate
+from .gated_norm import norm_gate
 from .optional_triton import HAS_TRITON, INTERPRETED
 
 __all__ = [

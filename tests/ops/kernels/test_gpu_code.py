@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 conduction = importlib.import_module('mmvheat.ops.kernels.conduction')
-norm_gate = importlib.import_module('mmvheat.ops.kernels.norm_gate')
+gated_norm = importlib.import_module('mmvheat.ops.kernels.gated_norm')
 tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
 capability = int(sys.argv[1])
 
@@ -65,9 +65,9 @@ for side in (64, 128):
     assert build(conduction._columns, {}, {**sizes, **fixed}, warps) > 0
 for channels in (128, 1024):
     eps = dict(eps='fp32')
-    build(norm_gate._forward, eps, dict(CHANNELS=channels), 4)
-    tokens = dict(TOKENS=norm_gate._TOKENS, CHANNELS=channels)
-    build(norm_gate._backward_kernel, eps, tokens, 4)
+    build(gated_norm._forward, eps, dict(CHANNELS=channels), 4)
+    tokens = dict(TOKENS=gated_norm._TOKENS, CHANNELS=channels)
+    build(gated_norm._backward_kernel, eps, tokens, 4)
 """
 
 
