@@ -28,6 +28,7 @@ def args(tmp_path):
         config=str(config),
         work_dir=str(tmp_path / 'work'),
         cfg_options=None,
+        compile=None,
         launcher='none',
     )
 
