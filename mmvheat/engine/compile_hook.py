@@ -25,7 +25,8 @@ class CompileBackboneHook(Hook):
 
     Names of parameters stay, and copies such as an EMA's are not compiled. Heads and losses stay
     as they are: detectors' cannot be compiled whole. A changing batch size costs no second
-    compilation; a second image size costs one, after which all sizes are dynamic.
+    compilation. In testing a second image size costs one, after which all sizes are dynamic; in
+    training each size costs one, for inductor (torch 2.11) fails on dynamic maps there.
 
     Args:
         backend: Backend of ``torch.compile``.
@@ -42,7 +43,7 @@ class CompileBackboneHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compile before training."""
-        self._compile(runner)
+        self._compile(runner, dynamic=False)
 
     def before_val(self, runner: Runner) -> None:
         """Compile before a validation that no training precedes."""
@@ -52,13 +53,13 @@ class CompileBackboneHook(Hook):
         """Compile before testing."""
         self._compile(runner)
 
-    def _compile(self, runner: Runner) -> None:
+    def _compile(self, runner: Runner, dynamic: bool | None = None) -> None:
         backbones = [module for module in runner.model.modules() if isinstance(module, VHeat)]
         if not backbones:
             raise CommandLineError('--compile compiles vHeat backbones, but the model has none')
         for backbone in backbones:
             if backbone._compiled_call_impl is None:
-                backbone.compile(backend=self.backend)
+                backbone.compile(backend=self.backend, dynamic=dynamic)
                 print_log(f'Compile the backbone with {self.backend}', logger='current')
         for module in runner.model.modules():
             preprocessor = getattr(module, 'data_preprocessor', None)

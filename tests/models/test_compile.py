@@ -120,7 +120,8 @@ def test_inductor():
     x = torch.randn(2, 3, 32, 32)
     expected = model(x)[1]
     expected_grad = torch.autograd.grad(expected.sum(), model.freq_embed[0])[0]
-    model.compile()
+    # Training with dynamic maps is what inductor fails on.
+    model.compile(dynamic=False)
     out = model(x)[1]
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
     grad = torch.autograd.grad(out.sum(), model.freq_embed[0])[0]
@@ -134,7 +135,7 @@ def test_gpu_inductor(training):
     x = torch.randn(4, 3, 32, 32, device='cuda')
     with torch.autocast('cuda', torch.bfloat16), torch.set_grad_enabled(training):
         expected = model(x)[1]
-        model.compile(fullgraph=True)
+        model.compile(fullgraph=True, dynamic=False)
         torch.testing.assert_close(model(x)[1], expected, atol=0.1, rtol=0.05)
 
 
