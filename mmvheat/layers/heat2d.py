@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.ops import conduct, gated_linear, heat_decay, predict_diffusivity
+from mmvheat.ops.plain import is_plain
 from mmvheat.ops.precision import compute_dtype
 
 from .derived_cache import DerivedCache, is_cacheable
@@ -126,7 +127,7 @@ class Heat2D(nn.Module):
             return self.decay(freq_embed)
         weights = list(self.to_k.parameters())
         # Plain tensors in their place are views that a sharding wrapper or torch.func put there.
-        if len(weights) != 2 or not is_cacheable([x, freq_embed, *weights]):
+        if len(weights) != 2 or not (is_plain([x]) and is_cacheable([freq_embed, *weights])):
             return self.decay(freq_embed)
         dtype = compute_dtype(x)
 

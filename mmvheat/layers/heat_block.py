@@ -1,6 +1,7 @@
 """One block of vHeat."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .drop_path import DropPath
@@ -50,13 +51,20 @@ class HeatBlock(nn.Module):
             freq_embed: Frequency embedding of shape (H, W, C); not used by a folded operator.
         """
         if self.post_norm:
-            x = self._add(x, self.norm1(self.op(x, freq_embed)), self.gamma1)
-            return self._add(x, self.norm2(self.mlp(x)), self.gamma2)
-        x = self._add(x, self.op(self.norm1(x), freq_embed), self.gamma1)
-        return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
+            x = x + self.drop_path(_scaled_norm(self.op(x, freq_embed), self.norm1, self.gamma1))
+            return x + self.drop_path(_scaled_norm(self.mlp(x), self.norm2, self.gamma2))
+        x = x + self.drop_path(_scaled(self.op(self.norm1(x), freq_embed), self.gamma1))
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
 
-    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        """Add a residual branch to the trunk."""
-        if gamma is not None:
-            branch = gamma * branch
-        return x + self.drop_path(branch)
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    """Scale the channels of a branch (B, H, W, C), if it has a layer scale."""
+    return x if gamma is None else gamma * x
+
+
+def _scaled_norm(x: Tensor, norm: nn.LayerNorm, gamma: Tensor | None) -> Tensor:
+    """Normalise a branch (B, H, W, C) and scale it in the same pass, keeping one map less."""
+    if gamma is None:
+        return norm(x)
+    weight, bias = norm.weight * gamma, norm.bias * gamma
+    return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)

@@ -75,18 +75,49 @@ def test_mlp_is_two_point_wise_convolutions():
 @pytest.mark.parametrize('post_norm', [False, True])
 def test_a_block_is_two_residual_branches(post_norm, scale):
     block = HeatBlock(6, mlp_ratio=3.0, post_norm=post_norm, layer_scale_init_value=scale)
-    for parameter in (*block.norm1.parameters(), *block.norm2.parameters()):
-        torch.nn.init.normal_(parameter)
+    learned = dict(block.named_parameters())
+    assert {name for name in learned if 'gamma' in name} == (
+        {'gamma1', 'gamma2'} if scale else set()
+    )
+    for name, parameter in learned.items():
+        if 'norm' in name or 'gamma' in name:
+            torch.nn.init.normal_(parameter)
     x, embed = torch.randn(2, 5, 4, 6), torch.randn(5, 4, 6)
     assert block.mlp.fc1.out_channels == 18
 
+    gamma1, gamma2 = (block.gamma1, block.gamma2) if scale else (1, 1)
     heat = block.norm1(block.op(x, embed)) if post_norm else block.op(block.norm1(x), embed)
-    after = x + (scale or 1) * heat
+    after = x + gamma1 * heat
     feed = block.norm2(block.mlp(after)) if post_norm else block.mlp(block.norm2(after))
-    torch.testing.assert_close(block(x, embed), after + (scale or 1) * feed)
+    spelled_out = after + gamma2 * feed
+    torch.testing.assert_close(block(x, embed), spelled_out)
 
-    names = {name for name, _ in block.named_parameters() if 'gamma' in name}
-    assert names == ({'gamma1', 'gamma2'} if scale else set())
+    seed = torch.randn_like(x)
+    grads = torch.autograd.grad(block(x, embed), list(learned.values()), seed)
+    wanted = torch.autograd.grad(spelled_out, list(learned.values()), seed)
+    for name, grad, want in zip(learned, grads, wanted, strict=True):
+        torch.testing.assert_close(
+            grad, want, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f'{n}: {m}'
+        )
+
+
+def test_a_layer_scale_behind_a_norm_keeps_no_map():
+    def kept(scale: float | None) -> int:
+        """Bytes that the backward pass of a block keeps in maps."""
+        block = HeatBlock(6, post_norm=True, layer_scale_init_value=scale)
+        maps = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dim() == 4:
+                maps[tensor.untyped_storage().data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            graph = block(torch.randn(2, 5, 4, 6), torch.randn(5, 4, 6))
+        assert graph.requires_grad
+        return sum(maps.values())
+
+    assert kept(0.5) == kept(None) > 0
 
 
 def test_a_layer_scale_of_zero_makes_the_identity():

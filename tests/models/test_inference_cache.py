@@ -43,13 +43,15 @@ def check(model: VHeat, x: torch.Tensor) -> None:
             torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__)
 @pytest.mark.parametrize('precision', [None, torch.bfloat16], ids=str)
-def test_sizes_take_turns(model, made, precision):
+def test_sizes_take_turns(model, made, precision, mode):
     inputs = [torch.randn(2, 3, *size) for size in ((32, 32), (40, 21), (9, 64))]
-    with torch.autocast('cpu', precision, enabled=precision is not None), torch.no_grad():
-        first = [model(x) for x in inputs]
-        made.clear()
-        again = [model(x) for x in inputs]
+    with torch.autocast('cpu', precision, enabled=precision is not None):
+        with mode():
+            first = [model(x) for x in inputs]
+            made.clear()
+            again = [model(x) for x in inputs]
         assert made == []
         for kept, fresh, x in zip(again, first, inputs, strict=True):
             for left, right, expected in zip(kept, fresh, truth(model, x), strict=True):
