@@ -238,7 +238,9 @@ def heat_conduct(x: Tensor, decay: Tensor) -> Tensor:
     height, width = x.shape[1:3]
     there = analysis_basis(height, x), analysis_basis(width, x)
     back = synthesis_basis(height, x), synthesis_basis(width, x)
-    return _launch(x, decay, there, back)
+    # Triton launches on the current GPU, wherever the tensors are.
+    with torch.cuda.device_of(x):
+        return _launch(x, decay, there, back)
 
 
 @heat_conduct.register_fake
@@ -255,7 +257,8 @@ def _heat_conduct_backward(grad: Tensor, x: Tensor, decay: Tensor) -> tuple[Tens
     back = analysis_basis(height, x).T, analysis_basis(width, x).T
     coefficients = transform2d(x, analysis_basis(height, x), analysis_basis(width, x))
     grad_decay = (coefficients * transform2d(grad, *there)).sum(0, dtype=torch.float32)
-    return _launch(grad, decay, there, back), grad_decay.to(decay.dtype)
+    with torch.cuda.device_of(x):
+        return _launch(grad, decay, there, back), grad_decay.to(decay.dtype)
 
 
 @_heat_conduct_backward.register_fake

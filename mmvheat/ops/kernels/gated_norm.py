@@ -128,18 +128,20 @@ def norm_gate(u: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     if out.numel():
         rows_u, rows_z, channels = _tokens(u), _tokens(z), u.size(-1)
-        _forward[(rows_u.size(0),)](
-            rows_u,
-            rows_z,
-            weight.contiguous(),
-            bias.contiguous(),
-            out,
-            channels,
-            rows_u.stride(0),
-            rows_z.stride(0),
-            eps,
-            CHANNELS=next_power_of_2(channels),
-        )
+        # Triton launches on the current GPU, wherever the tensors are.
+        with torch.cuda.device_of(u):
+            _forward[(rows_u.size(0),)](
+                rows_u,
+                rows_z,
+                weight.contiguous(),
+                bias.contiguous(),
+                out,
+                channels,
+                rows_u.stride(0),
+                rows_z.stride(0),
+                eps,
+                CHANNELS=next_power_of_2(channels),
+            )
     return out
 
 
@@ -161,24 +163,25 @@ def _norm_gate_backward(
     shape = programs, channels
     sums = [torch.zeros(shape, dtype=torch.float32, device=u.device) for _ in range(2)]
     if programs:
-        _backward_kernel[(programs,)](
-            rows_grad,
-            rows_u,
-            rows_z,
-            weight.contiguous(),
-            bias.contiguous(),
-            grads[0],
-            grads[1],
-            sums[0],
-            sums[1],
-            rows_u.size(0),
-            channels,
-            rows_u.stride(0),
-            rows_z.stride(0),
-            eps,
-            TOKENS=_TOKENS,
-            CHANNELS=next_power_of_2(channels),
-        )
+        with torch.cuda.device_of(u):
+            _backward_kernel[(programs,)](
+                rows_grad,
+                rows_u,
+                rows_z,
+                weight.contiguous(),
+                bias.contiguous(),
+                grads[0],
+                grads[1],
+                sums[0],
+                sums[1],
+                rows_u.size(0),
+                channels,
+                rows_u.stride(0),
+                rows_z.stride(0),
+                eps,
+                TOKENS=_TOKENS,
+                CHANNELS=next_power_of_2(channels),
+            )
     grads += [sums[0].sum(0).to(weight.dtype), sums[1].sum(0).to(bias.dtype)]
     return tuple(grads)
 
