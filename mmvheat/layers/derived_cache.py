@@ -5,11 +5,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmvheat.ops.plain import is_plain
 
-__all__ = ['DerivedCache', 'is_cacheable']
+__all__ = ['CachesDerived', 'DerivedCache', 'is_cacheable']
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class DerivedCache:
 
     An entry is used while its sources have the same storage and version: an optimizer step,
     ``load_state_dict`` and ``.to()`` make new ones. Writes through ``.data`` (mmengine's EMA hook)
-    show in neither: the owner calls :meth:`clear` when its mode is set. The tensors are in no
-    state dict, and copies and pickles of the owner start with an empty cache.
+    show in neither: the owner is a :class:`CachesDerived`. The tensors are in no state dict, and
+    copies and pickles of the owner start with an empty cache.
 
     Args:
         max_bytes: How much is kept, over all entries.
@@ -74,20 +74,45 @@ class DerivedCache:
             sources: The parameters it is made from, or tensors that follow from these.
             make: Builds the tensor.
         """
-        entry = self._entries.pop(key, None)
-        if entry is None or not entry.is_current(sources):
-            # A tensor made in inference mode could not be saved for a later backward.
-            with torch.inference_mode(False), torch.no_grad():
-                entry = _Entry(
-                    make(),
-                    tuple(source.detach() for source in sources),
-                    tuple(source._version for source in sources),
-                )
+        entry = self._entries.get(key)
+        if entry is not None and entry.is_current(sources):
+            self._entries.move_to_end(key)
+            return entry.tensor
+        self._entries.pop(key, None)
+        # A tensor made in inference mode could not be saved for a later backward.
+        with torch.inference_mode(False), torch.no_grad():
+            entry = _Entry(
+                make(),
+                tuple(source.detach() for source in sources),
+                tuple(source._version for source in sources),
+            )
         if entry.tensor.nbytes <= self._max_bytes:
             self._entries[key] = entry
             while self.nbytes > self._max_bytes:
                 self._entries.popitem(last=False)
         return entry.tensor
+
+
+class CachesDerived(nn.Module):
+    """Base of modules with :class:`DerivedCache` attributes: forgets them when its mode is set.
+
+    mmengine's EMA hook swaps parameters through ``.data``, which shows nowhere else. What is moved
+    or cast leaves nothing behind on the old device.
+    """
+
+    def train(self, mode: bool = True) -> 'CachesDerived':
+        """Set the mode and forget what is kept."""
+        self._forget_derived()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'CachesDerived':
+        self._forget_derived()
+        return super()._apply(fn, recurse)
+
+    def _forget_derived(self) -> None:
+        for value in vars(self).values():
+            if isinstance(value, DerivedCache):
+                value.clear()
 
 
 def is_cacheable(tensors: Sequence[Tensor]) -> bool:

@@ -1,7 +1,5 @@
 """The heat conduction operator as a layer."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +7,7 @@ from mmvheat.ops import conduct, gated_linear, heat_decay, predict_diffusivity
 from mmvheat.ops.plain import is_plain
 from mmvheat.ops.precision import compute_dtype
 
-from .derived_cache import DerivedCache, is_cacheable
+from .derived_cache import CachesDerived, DerivedCache, is_cacheable
 from .layout import channels_first, channels_last
 from .linear import Linear
 
@@ -19,7 +17,7 @@ __all__ = ['Heat2D']
 _MAX_DECAY_BYTES = 48 * 2**20
 
 
-class Heat2D(nn.Module):
+class Heat2D(CachesDerived):
     """Heat Conduction Operator of vHeat (arXiv 2405.16555, Sec. 3.3 and Fig. 3).
 
     A depth-wise convolution, a linear layer to the heat u and a gate z, conduction of u with the
@@ -105,19 +103,6 @@ class Heat2D(nn.Module):
     def forget_unfolded(self) -> None:
         """Give up what :meth:`unfold` needs."""
         self._to_k_before_folding = ()
-
-    def train(self, mode: bool = True) -> 'Heat2D':
-        """Set the mode and forget the kept decays.
-
-        mmengine's EMA hook swaps parameters through ``.data``, which shows nowhere else.
-        """
-        self._decays.clear()
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'Heat2D':
-        # What is moved or cast leaves nothing behind on the old device.
-        self._decays.clear()
-        return super()._apply(fn, recurse)
 
     def _known_decay(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
         """Look up the decay for a map, or compute it."""

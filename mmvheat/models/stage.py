@@ -1,6 +1,6 @@
 """One stage of vHeat."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvheat.layers import Downsample, HeatBlock
-from mmvheat.layers.derived_cache import DerivedCache, is_cacheable
+from mmvheat.layers.derived_cache import CachesDerived, DerivedCache, is_cacheable
 from mmvheat.ops import resize_freq_embed
 
 from .arch import VHeatArch
@@ -19,7 +19,7 @@ __all__ = ['VHeatStage']
 _MAX_EMBED_BYTES = 96 * 2**20
 
 
-class VHeatStage(nn.ModuleList):
+class VHeatStage(CachesDerived, nn.ModuleList):
     """The blocks of one stage and, but for the last stage, the downsampling behind them.
 
     Args:
@@ -92,16 +92,6 @@ class VHeatStage(nn.ModuleList):
         """Give up what :meth:`unfold` needs."""
         for block in self.blocks():
             block.op.forget_unfolded()
-
-    def train(self, mode: bool = True) -> 'VHeatStage':
-        """Set the mode and forget the kept embeddings, as :meth:`Heat2D.train` does its decays."""
-        self._fitted.clear()
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'VHeatStage':
-        # What is moved or cast leaves nothing behind on the old device.
-        self._fitted.clear()
-        return super()._apply(fn, recurse)
 
     def _fit(self, freq_embed: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize an embedding; in eval mode without gradients, once for each size."""
