@@ -58,8 +58,7 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
             "under torch.device('meta')"
         )
     backbones = [module for module in model.modules() if isinstance(module, VHeat)]
-    if inference_form:
-        backbones = [backbone.fold(size) for backbone in backbones if backbone.folded_for is None]
+    folded = [one.fold(size) for one in backbones if inference_form and one.folded_for is None]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     was_training = model.training
     model.eval()
@@ -71,13 +70,10 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
         _run(model, torch.zeros(1, 3, *size, device='meta'))
     flops = counter.get_total_flops() / 2
     model.train(was_training)
-    for module in model.modules():
-        if isinstance(module, VHeat):
-            # A product without a sum is half a multiply-add.
-            flops += _decayed_elements(module, size) / 2
-    if inference_form:
-        for backbone in backbones:
-            backbone.unfold()
+    # A product without a sum is half a multiply-add.
+    flops += sum(_decayed_elements(backbone, size) for backbone in backbones) / 2
+    for backbone in folded:
+        backbone.unfold()
     return Count(parameters, flops)
 
 
