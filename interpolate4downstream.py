@@ -4,14 +4,12 @@ Usage: python interpolate4downstream.py --pt_pth IN --pt_size 224 --tg_pth OUT -
 """
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import TASKS, convert_file
-from mmvheat.command_line import OneLineParser, one_line_errors
+from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
+from mmvheat.command_line import OneLineParser, one_line_errors, run_main
 from mmvheat.ops import FREQ_EMBED_MODES
-from mmvheat.size_argument import add_size_argument
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,17 +26,12 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--mode', choices=FREQ_EMBED_MODES, default='bicubic', help='how to resize (bicubic)'
     )
     parser.add_argument(
-        '--key',
-        help='entry that holds the weights, for example model_ema (the first there is of model, '
-        'state_dict, model_ema, ema_state_dict)',
-    )
-    parser.add_argument(
         '--task',
         choices=TASKS,
         default='downstream',
         help='downstream drops a classifier and its norm, classification keeps them (downstream)',
     )
-    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    add_key_and_force(parser)
     return parser.parse_args(argv)
 
 
@@ -71,7 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    # Ends like an interrupt, so that no half-written file stays behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold any bytes
-    sys.exit(main())
+    run_main(main)

@@ -1,12 +1,13 @@
 """What all command lines of the project share."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import NoReturn
 
-__all__ = ['OneLineParser', 'one_line_errors']
+__all__ = ['OneLineParser', 'one_line_errors', 'run_main']
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -41,3 +42,16 @@ def one_line_errors(main: Main) -> Main:
             return 130
 
     return guarded
+
+
+def run_main(main: Main) -> NoReturn:
+    """Run a command that writes a file as this process, and exit with its status.
+
+    SIGTERM ends it like an interrupt, so that no half-written file stays behind.
+
+    Args:
+        main: Takes the arguments and returns the exit status.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold any bytes
+    sys.exit(main(None))

@@ -4,12 +4,11 @@ Usage: python tools/fold_for_inference.py IN OUT --size 224
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.command_line import OneLineParser, one_line_errors
-from mmvheat.size_argument import add_size_argument
+from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
+from mmvheat.command_line import OneLineParser, one_line_errors, run_main
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,12 +21,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('source', metavar='IN', help='checkpoint to fold, published or mmengine')
     parser.add_argument('target', metavar='OUT', help='file to write')
     add_size_argument(parser, '--size', 'size of the images: N or H W')
-    parser.add_argument(
-        '--key',
-        help='entry that holds the weights, for example model_ema (the first there is of model, '
-        'state_dict, model_ema, ema_state_dict)',
-    )
-    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+    add_key_and_force(parser)
     return parser.parse_args(argv)
 
 
@@ -56,5 +50,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')  # a path may hold any bytes
-    sys.exit(main())
+    run_main(main)

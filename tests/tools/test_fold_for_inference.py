@@ -1,6 +1,8 @@
 """The command line that folds a checkpoint."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,19 @@ def test_fold(tmp_path):
     state = read_checkpoint(target)['state_dict']
     assert state['backbone.layers.0.0.op.k_exp'].shape[:2] == (24, 32)
     assert 'head.fc.weight' in state
+
+
+def test_terminated_command_cleans_up(tmp_path):
+    torch.save({'model': golden_state('tiny_like')}, tmp_path / 'in.pth')
+    code = (
+        'import os, runpy, signal, sys\n'
+        'os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM)\n'
+        'sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")\n'
+    )
+    argv = [sys.executable, '-c', code, str(TOOL), 'in.pth', 'out.pth', '--size', '64']
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert os.listdir(tmp_path) == ['in.pth']
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""An image size on a command line: N or H W."""
+"""What the command lines share that make one checkpoint from another."""
 
 import argparse
 from typing import Any
 
 from mmvheat.checkpoint import MAX_SIDE
 
-__all__ = ['add_size_argument']
+__all__ = ['add_key_and_force', 'add_size_argument']
 
 
 class _SizeAction(argparse.Action):
@@ -40,3 +40,17 @@ def add_size_argument(parser: argparse.ArgumentParser, name: str, help: str) -> 
     parser.add_argument(
         name, action=_SizeAction, type=_side, nargs='+', required=True, metavar='N', help=help
     )
+
+
+def add_key_and_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--key``, for what to read, and ``--force``, for what may be replaced.
+
+    Args:
+        parser: The parser.
+    """
+    parser.add_argument(
+        '--key',
+        help='entry that holds the weights, for example model_ema (the first there is of model, '
+        'state_dict, model_ema, ema_state_dict)',
+    )
+    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
