@@ -19,8 +19,6 @@ if [ ! -f "$checkpoint" ] && [[ $checkpoint != *://* ]]; then
     echo "error: $checkpoint does not exist or is no file: give the path of a checkpoint" >&2
     exit 2
 fi
-for python in "$tools/../.venv/bin/python" python python3; do
-    PYTHON=${PYTHON:-$(command -v "$python")}
-done
+source "$tools/find_python.sh"
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
     "$processes" "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -15,8 +15,6 @@ if [ ! -f "$config" ]; then
     echo "error: $config does not exist or is no file: give the path of a config" >&2
     exit 2
 fi
-for python in "$tools/../.venv/bin/python" python python3; do
-    PYTHON=${PYTHON:-$(command -v "$python")}
-done
+source "$tools/find_python.sh"
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
     "$processes" "$tools/train.py" "$config" --launcher pytorch "$@"

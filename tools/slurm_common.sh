@@ -35,9 +35,7 @@ srun_python() {
     fi
     command -v srun >/dev/null ||
         mistake "srun is not on PATH: call this on a login node of a slurm cluster, or use tools/dist_*.sh"
-    for python in "$tools/../.venv/bin/python" python python3; do
-        PYTHON=${PYTHON:-$(command -v "$python")}
-    done
+    source "$tools/find_python.sh"
     local gres=(--gres="gpu:$per_node")
     if [ "$CUDA_VISIBLE_DEVICES" = -1 ]; then
         gres=()

@@ -12,9 +12,7 @@ top=$(cd "$here/../.." && pwd)
 out=${OUT:-work_dirs/benchmarks}
 device=${DEVICE:-cuda}
 limit=${LIMIT:-560}
-for python in "$top/.venv/bin/python" python python3; do
-    PYTHON=${PYTHON:-$(command -v "$python")}
-done
+source "$top/tools/find_python.sh"
 export PYTHONPATH="$top${PYTHONPATH:+:$PYTHONPATH}"
 
 mistake() {
