@@ -133,7 +133,7 @@ def test_every_part_shows_in_what_is_compared(load, part):
                 parameter.mul_(1.3)
         images = torch.randn(1, 3, 32, 32)
         error = load('agreement').worst_error(wrong(images), ours(images))
-    assert error > 5 * load('backbone').OUTPUT_TOLERANCES[torch.float32]
+    assert error > 5 * load('group').OUTPUT_TOLERANCES[torch.float32]
 
 
 def test_detection_compiled_in_low_precision(outcome):
