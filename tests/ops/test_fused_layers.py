@@ -6,6 +6,7 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as F
+from saved_tensors import saved_tensors
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -179,19 +180,8 @@ def test_mixed_dtypes_are_refused_as_torch_refuses_them():
 
 def saved_bytes(function, *given: Tensor) -> int:
     """Memory that a backward pass keeps, leaves aside, each storage once."""
-    leaves = {tensor.untyped_storage().data_ptr() for tensor in given}
-    storages = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in leaves:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function(*given)
-    assert result.requires_grad
-    return sum(storages.values())
+    kept = saved_tensors(lambda: function(*given), leaves=given)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
 
 def test_nothing_is_kept_for_the_backward_pass_that_can_be_had_again():
