@@ -1,0 +1,53 @@
+"""The cache of mmcv wheels."""
+
+import zipfile
+
+import pytest
+
+
+@pytest.fixture
+def wheels(scripts):
+    return scripts('wheels')
+
+
+def test_wheel_is_kept_by_all_that_it_depends_on(wheels, places, monkeypatch):
+    def key(mmcv='2.1.0', torch='2.11.0', python=(3, 11), ops='cpu', platform='linux-x86_64'):
+        monkeypatch.setattr(places, 'PYTHON', python)
+        monkeypatch.setattr(wheels.sysconfig, 'get_platform', lambda: platform)
+        return wheels.wheel_folder({'mmcv': mmcv, 'torch': torch}, ops).name
+
+    assert key() == 'mmcv-2.1.0_torch-2.11.0_cp311_linux-x86_64_cpu'
+    others = [
+        key(mmcv='2.0.1'),
+        key(torch='2.10.0'),
+        key(python=(3, 12)),
+        key(ops='cu130'),
+        key(platform='linux-aarch64'),
+    ]
+    assert len({key(), *others}) == 6
+
+
+def test_cache_lies_with_the_user(places, tmp_path, monkeypatch):
+    assert places.wheel_cache() == tmp_path / 'cache' / 'wheels'
+    monkeypatch.delenv('MMVHEAT_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+    assert places.wheel_cache() == tmp_path / 'xdg' / 'mmvheat' / 'wheels'
+
+
+def test_damaged_wheel_is_dropped(wheels, tmp_path):
+    whole, cut = tmp_path / 'mmcv-b.whl', tmp_path / 'mmcv-a.whl'
+    with zipfile.ZipFile(whole, 'w') as archive:
+        archive.writestr('mmcv/version.py', 'x' * 9999)
+    cut.write_bytes(whole.read_bytes()[:-40])
+    assert wheels.cached_wheel(tmp_path) == whole
+    assert not cut.exists()
+    whole.unlink()
+    assert wheels.cached_wheel(tmp_path) is None
+
+
+def test_progress_of_the_compilation(wheels):
+    assert wheels.compile_progress('Collecting mmcv\n', 2.0) == 'preparing the build'
+    output = '  [1/77] c++ -c a.cpp\n  [2/77] c++ -c b[9/9].cpp\nwarning: array[3/4]\n'
+    text = wheels.compile_progress(output, 20.0)
+    assert text == '2 of 77 files compiled, about 12:30 left'
+    assert wheels.compile_progress(output + '[77/77] c++\n', 99.0).startswith('all 77 files')
