@@ -1,6 +1,7 @@
 """The orthonormal two-dimensional discrete cosine transform of channels-last maps."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -62,13 +63,17 @@ def synthesis_basis(length: int, like: Tensor) -> Tensor:
     return _BASES.get(('synthesis', length, like.dtype, like.device), make, like)
 
 
-def transform2d(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
+def transform2d(
+    x: Tensor, along_height: Tensor, along_width: Tensor, memory: Sequence[Tensor] = ()
+) -> Tensor:
     """Apply one matrix to the rows and one to the columns of a map.
 
     Args:
         x: Map of shape (B, H, W, C).
         along_height: Matrix of shape (H', H).
         along_width: Matrix of shape (W', W).
+        memory: Two contiguous tensors of the map's shape and dtype to write to, if the matrices
+            are square: what is between the axes, and the result, which may be ``x``.
 
     Returns:
         Map of shape (B, H', W', C) of ``x``'s dtype (under autocast, of autocast's).
@@ -78,8 +83,10 @@ def transform2d(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
     along_width = along_width.to(x.dtype).expand(batch * height, -1, -1)
     # The rows first: half of the channels of a map is then read in place, without a copy.
     # bmm over an expanded matrix, not a broadcast matmul: FLOP counters see all of it.
-    x = torch.bmm(along_width, x.flatten(0, 1))
-    x = torch.bmm(along_height, x.reshape(batch, height, along_width.size(1) * channels))
+    shape = batch, height, along_width.size(1) * channels
+    halfway, result = (memory[0].flatten(0, 1), memory[1].view(shape)) if memory else (None, None)
+    x = torch.bmm(along_width, x.reshape(-1, width, channels), out=halfway)
+    x = torch.bmm(along_height, x.reshape(shape), out=result)
     return x.reshape(batch, along_height.size(1), along_width.size(1), channels)
 
 

@@ -9,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 
 from .kernels import kernels_enabled, norm_gate
 from .linear import linear, linear_in_training, product
-from .plain import is_plain, needs_grad
+from .plain import is_plain, may_overwrite, needs_grad
 from .precision import compute_dtype, without_autocast
 
 __all__ = ['gated_linear']
@@ -88,12 +88,18 @@ class _GatedLinear(torch.autograd.Function):
         wide = u.to(norm_weight)
         normed, mean, rstd = torch.native_layer_norm(wide, shape, norm_weight, norm_bias, ctx.eps)
         gate = F.silu(z)
-        flat = grad.flatten(0, -2)
-        grad_weight = flat.T @ (normed * gate).to(weight).flatten(0, -2)
-        grad_gated = product(grad, weight)
-        grad_z = _silu_backward((grad_gated * normed).to(z), z)
+        flat = grad.reshape(-1, grad.size(-1))
+        gated = (normed * gate).to(weight)
+        grad_weight = flat.T @ gated.flatten(0, -2)
+        overwrite = may_overwrite((grad, u, z, weight))
+        grad_gated = product(grad, weight, gated if overwrite else None)
+        if overwrite:
+            grad_gate, grad_normed = normed.mul_(grad_gated), gate.to(wide).mul_(grad_gated)
+        else:
+            grad_gate, grad_normed = normed * grad_gated, gate.to(wide) * grad_gated
+        grad_z = _silu_backward(grad_gate.to(z), z)
         grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            (grad_gated * gate).to(wide),
+            grad_normed,
             wide,
             shape,
             mean,

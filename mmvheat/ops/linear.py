@@ -66,19 +66,23 @@ def linear_in_training(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return linear(x, weight, bias) if mkl_is_slow() else F.linear(x, weight, bias)
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
+def product(x: Tensor, weight: Tensor, memory: Tensor | None = None) -> Tensor:
     """Compute ``x @ weight``, as backward passes need it; differentiable itself.
 
     Args:
         x: Tensor of shape (..., C').
         weight: Weight of shape (C', C), of the same dtype.
+        memory: Tensor like the result, which is written over where the result fits in it.
 
     Returns:
         Tensor of shape (..., C).
     """
-    if needs_grad((x, weight)) or not mkl_is_slow() or not _has_fused(x, weight, weight):
+    if not needs_grad((x, weight)) and mkl_is_slow() and _has_fused(x, weight, weight):
+        return _fused(x, weight.T, None)
+    if memory is None or not memory.is_contiguous():
         return x @ weight
-    return _fused(x, weight.T, None)
+    torch.mm(x.flatten(0, -2), weight, out=memory.flatten(0, -2))
+    return memory
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -97,7 +101,7 @@ class _FusedLinear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the three."""
         x, weight = ctx.saved_tensors
-        flat = grad.flatten(0, -2)
+        flat = grad.reshape(-1, grad.size(-1))
         needed = ctx.needs_input_grad
         return (
             product(grad, weight) if needed[0] else None,

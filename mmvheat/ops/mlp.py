@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .linear import linear, linear_gelu, linear_in_training, product
-from .plain import is_plain, needs_grad
+from .plain import is_plain, may_overwrite, needs_grad
 from .precision import compute_dtype, without_autocast
 
 __all__ = ['mlp']
@@ -53,11 +53,17 @@ class _GeluLinear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the three."""
         x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.aten.gelu_backward(product(grad, weight), x)
+        overwrite = may_overwrite((grad, x, weight))
+        flat = grad.reshape(-1, grad.size(-1))
+        grad_x = grad_weight = grad_bias = used_up = None
         if ctx.needs_input_grad[1]:
-            grad_weight = grad.flatten(0, -2).T @ F.gelu(x).flatten(0, -2)
+            activation = F.gelu(x)
+            grad_weight = flat.T @ activation.flatten(0, -2)
+            used_up = activation if overwrite else None
+        if ctx.needs_input_grad[0]:
+            grad_x = product(grad, weight, used_up)
+            out = dict(grad_input=grad_x) if overwrite else {}
+            grad_x = torch.ops.aten.gelu_backward(grad_x, x, **out)
         if ctx.needs_input_grad[2]:
-            grad_bias = grad.flatten(0, -2).sum(0)
+            grad_bias = flat.sum(0)
         return grad_x, grad_weight, grad_bias

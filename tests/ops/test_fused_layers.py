@@ -89,6 +89,29 @@ def test_first_and_second_derivatives(name):
     assert torch.autograd.gradgradcheck(CASES[name][0], given)
 
 
+@pytest.mark.parametrize('name', [*CASES, 'conduct'])
+def test_a_backward_pass_leaves_everything_as_it_is(name):
+    """It writes over memory of its own alone: the next one, and one of many at once, are right."""
+    if name == 'conduct':
+        function, given = conduct, [torch.randn(2, 3, 5, C), torch.rand(3, 5, C)]
+    else:
+        function, given = CASES[name][0], arguments(name)
+    given = [tensor.requires_grad_() for tensor in given]
+    result = function(*given)
+    seeds = torch.randn(2, *result.shape)
+    before = [tensor.detach().clone() for tensor in (*given, result, seeds)]
+
+    def backward(seed: Tensor, batched: bool = False) -> tuple[Tensor, ...]:
+        options = dict(retain_graph=True, is_grads_batched=batched)
+        return torch.autograd.grad(result, given, seed, **options)
+
+    first, other, again, both = *map(backward, seeds), backward(seeds[0]), backward(seeds, True)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert all(torch.equal(*p) for p in zip((*given, result, seeds), before, strict=True))
+    for grads, *wanted in zip(both, first, other, strict=True):
+        torch.testing.assert_close(grads, torch.stack(wanted))
+
+
 @pytest.mark.parametrize('frozen', ['maps', 'weights'])
 @pytest.mark.parametrize('name', CASES)
 def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(name, frozen):
