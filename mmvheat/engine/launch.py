@@ -21,6 +21,8 @@ from .process_group import uses_cpu
 __all__ = ['main']
 
 _STATUS_OF_MISTAKES = 2
+# Else glibc gives large tensors back to the system in every layer and asks for cleared ones anew.
+_KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '4000000000', 'MALLOC_TRIM_THRESHOLD_': '100000000000'}
 
 
 def _check_processes(text: str) -> int:
@@ -74,6 +76,14 @@ def _torchrun_arguments(processes: int) -> list[str]:
     ]
 
 
+def _environment(processes: int) -> dict[str, str]:
+    """Give the processes of this node their variables, where the caller has not set them."""
+    on_cpu = uses_cpu()
+    threads = str(max(1, len(os.sched_getaffinity(0)) // processes) if on_cpu else 1)
+    keep_memory = _KEEP_MEMORY if on_cpu else {}
+    return {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, **keep_memory}
+
+
 def _hide_mistakes(record: logging.LogRecord) -> bool:
     """Whether a line of torchrun's is about more than a mistake already reported."""
     text = record.getMessage()
@@ -83,9 +93,8 @@ def _hide_mistakes(record: logging.LogRecord) -> bool:
 def main() -> None:
     """Run ``SCRIPT`` in as many processes as the command line says."""
     processes = _check_processes(sys.argv[1])
-    threads = max(1, len(os.sched_getaffinity(0)) // processes) if uses_cpu() else 1
-    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        os.environ.setdefault(name, str(threads))
+    for name, value in _environment(processes).items():
+        os.environ.setdefault(name, value)
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').addFilter(_hide_mistakes)
     try:
         run.main([*_torchrun_arguments(processes), *sys.argv[2:]])

@@ -1,5 +1,6 @@
 """How OpenMMLab's environment variables reach torchrun."""
 
+import os
 import sys
 
 import pytest
@@ -8,6 +9,9 @@ from mmvheat.engine import launch
 from mmvheat.engine.errors import run_command
 
 NAMES = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT')
+THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+MEMORY = ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')
+GIVEN = (*THREADS, *MEMORY)
 
 
 @pytest.fixture
@@ -15,7 +19,7 @@ def torchrun(monkeypatch):
     """Stand in for torchrun and start it with the given environment."""
     calls = []
     monkeypatch.setattr(launch.run, 'main', calls.append)
-    for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', *NAMES):
+    for name in ('CUDA_VISIBLE_DEVICES', *GIVEN, *NAMES):
         monkeypatch.setenv(name, '')  # so that it is restored
         monkeypatch.delenv(name)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
@@ -96,3 +100,18 @@ def test_the_gpus_of_this_node_are_counted(torchrun, capsys, monkeypatch):
     assert (status, calls) == (2, [])
     assert '8 processes need as many GPUs and there are 4 on this node' in capsys.readouterr().err
     assert torchrun('4')[0] == 0
+
+
+@pytest.mark.parametrize('on_cpu', [True, False])
+def test_processes_share_the_cores_and_keep_their_memory_on_a_cpu(torchrun, monkeypatch, on_cpu):
+    monkeypatch.setattr(launch.os, 'sched_getaffinity', lambda _: range(6))
+    monkeypatch.setattr(launch, 'uses_cpu', lambda: on_cpu)
+    monkeypatch.setattr(launch.torch.cuda, 'device_count', lambda: 2)
+    torchrun('2', MKL_NUM_THREADS='5')
+    assert [os.environ[name] for name in THREADS] == ['3' if on_cpu else '1', '5']
+    assert [name in os.environ for name in MEMORY] == [on_cpu] * 2
+
+
+def test_what_the_caller_said_about_memory_stays(torchrun):
+    torchrun(MALLOC_TRIM_THRESHOLD_='7')
+    assert os.environ['MALLOC_TRIM_THRESHOLD_'] == '7'
