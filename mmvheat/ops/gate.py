@@ -9,7 +9,8 @@ from torch.autograd.function import FunctionCtx
 
 from .kernels import kernels_enabled, norm_gate
 from .linear import linear, linear_in_training, product
-from .plain import is_plain, may_overwrite, needs_grad
+from .overwrite import may_overwrite, multiply
+from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
 
 __all__ = ['gated_linear']
@@ -93,13 +94,9 @@ class _GatedLinear(torch.autograd.Function):
         grad_weight = flat.T @ gated.flatten(0, -2)
         overwrite = may_overwrite((grad, u, z, weight))
         grad_gated = product(grad, weight, gated if overwrite else None)
-        if overwrite:
-            grad_gate, grad_normed = normed.mul_(grad_gated), gate.to(wide).mul_(grad_gated)
-        else:
-            grad_gate, grad_normed = normed * grad_gated, gate.to(wide) * grad_gated
-        grad_z = _silu_backward(grad_gate.to(z), z)
+        grad_z = _silu_backward(multiply(normed, grad_gated, overwrite).to(z), z)
         grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            grad_normed,
+            multiply(gate.to(wide), grad_gated, overwrite),
             wide,
             shape,
             mean,

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .linear import linear, linear_gelu, linear_in_training, product
-from .plain import is_plain, may_overwrite, needs_grad
+from .overwrite import may_overwrite
+from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
 
 __all__ = ['mlp']

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ['is_plain', 'may_overwrite', 'needs_grad']
+__all__ = ['is_plain', 'needs_grad']
 
 
 def is_plain(tensors: Iterable[Tensor]) -> bool:
@@ -31,11 +31,3 @@ def is_plain(tensors: Iterable[Tensor]) -> bool:
 def needs_grad(tensors: Iterable[Tensor]) -> bool:
     """Whether an operation on the tensors is recorded for a backward pass."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def may_overwrite(tensors: Iterable[Tensor]) -> bool:
-    """Whether what was computed from the tensors may be written over when it is used up.
-
-    Fresh memory is slow: on a CPU the system clears large tensors page by page.
-    """
-    return not torch.is_grad_enabled() and is_plain(tensors)

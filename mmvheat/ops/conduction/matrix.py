@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..dct import analysis_basis, synthesis_basis, transform2d
-from ..plain import is_plain, may_overwrite, needs_grad
+from ..overwrite import may_overwrite, multiply
+from ..plain import is_plain, needs_grad
 
 __all__ = ['conduct_by_matrix']
 
@@ -64,17 +65,12 @@ class _Conduct(torch.autograd.Function):
         # The transposed inverse: the transform itself, in the scale of the inverse.
         back = synthesis_basis(height, x).T, synthesis_basis(width, x).T
         there = analysis_basis(height, x).T, analysis_basis(width, x).T
-        if may_overwrite((grad, x, decay)):
-            halfway, result, coefficients = _maps_like(x, 3)
-            grad = transform2d(grad, *back, (halfway, result))
-            if ctx.needs_input_grad[1]:
-                grad_decay = _analyse(x, (halfway, coefficients)).mul_(grad).sum(0)
-            if ctx.needs_input_grad[0]:
-                grad_x = transform2d(grad.mul_(decay), *there, (halfway, result))
-            return grad_x, grad_decay
-        grad = transform2d(grad, *back)
+        overwrite = may_overwrite((grad, x, decay))
+        memory = _maps_like(x, 2) if overwrite else ()
+        grad = transform2d(grad, *back, memory)
         if ctx.needs_input_grad[1]:
-            grad_decay = (_analyse(x) * grad).sum(0)
+            coefficients = _analyse(x, [memory[0], *_maps_like(x, 1)] if overwrite else ())
+            grad_decay = multiply(coefficients, grad, overwrite).sum(0)
         if ctx.needs_input_grad[0]:
-            grad_x = transform2d(grad * decay, *there)
+            grad_x = transform2d(multiply(grad, decay, overwrite), *there, memory)
         return grad_x, grad_decay
