@@ -54,7 +54,7 @@ def gated_linear(
             )
     normed = F.layer_norm(u, norm_weight.shape, norm_weight, norm_bias, eps)
     gate = F.silu(z)
-    gated = normed.mul_(gate) if plain else normed * gate
+    gated = multiply(normed, gate, overwrite=plain)
     return linear(gated, weight, bias)
 
 

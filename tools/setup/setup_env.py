@@ -19,7 +19,13 @@ from pathlib import Path
 
 import places
 from checks import check_compiler, check_disk, check_python
-from packages import forget_unfinished, install_large, installed_digest, read_constraints
+from packages import (
+    forget_unfinished,
+    install_large,
+    installed_digest,
+    notes_on,
+    read_constraints,
+)
 from processes import SetupError, child_env, clock, pip, run, say
 from wheels import cached_wheel, file_digest, mmcv_wheel, wheel_folder
 
@@ -117,7 +123,7 @@ def set_up():
         run(pip('install', '--no-deps', '--force-reinstall', wheel))
 
     say('[4/5] mmdet, mmsegmentation, mmpretrain and what they need (40 s)')
-    if list(places.VENV.glob('lib/python*/site-packages/opencv_python-*.dist-info')):
+    if notes_on('opencv-python'):
         # Both packages fill the same folder, so both go before the one we want comes.
         run(pip('uninstall', '-y', 'opencv-python', 'opencv-python-headless'))
     run(pip('install', '--no-deps', '-r', places.CONSTRAINTS))
