@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .kernels import kernels_enabled, norm_gate
-from .linear import linear, linear_in_training, product
+from .linear import as_rows, linear, linear_in_training, product
 from .overwrite import may_overwrite, multiply
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
@@ -89,9 +89,9 @@ class _GatedLinear(torch.autograd.Function):
         wide = u.to(norm_weight)
         normed, mean, rstd = torch.native_layer_norm(wide, shape, norm_weight, norm_bias, ctx.eps)
         gate = F.silu(z)
-        flat = grad.reshape(-1, grad.size(-1))
+        rows = as_rows(grad)
         gated = (normed * gate).to(weight)
-        grad_weight = flat.T @ gated.flatten(0, -2)
+        grad_weight = rows.T @ as_rows(gated)
         overwrite = may_overwrite((grad, u, z, weight))
         grad_gated = product(grad, weight, gated if overwrite else None)
         grad_z = _silu_backward(multiply(normed, grad_gated, overwrite).to(z), z)
@@ -112,7 +112,7 @@ class _GatedLinear(torch.autograd.Function):
             grad_norm_bias,
             None,
             grad_weight,
-            flat.sum(0),
+            rows.sum(0),
         )
 
 

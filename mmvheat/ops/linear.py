@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype
 
-__all__ = ['linear', 'linear_gelu', 'linear_in_training', 'mkl_is_slow', 'product']
+__all__ = ['as_rows', 'linear', 'linear_gelu', 'linear_in_training', 'mkl_is_slow', 'product']
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,8 +81,16 @@ def product(x: Tensor, weight: Tensor, memory: Tensor | None = None) -> Tensor:
         return _fused(x, weight.T, None)
     if memory is None or not memory.is_contiguous():
         return x @ weight
-    torch.mm(x.flatten(0, -2), weight, out=memory.flatten(0, -2))
+    torch.mm(as_rows(x), weight, out=as_rows(memory))
     return memory
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Reshape a map (..., C) to a matrix (N, C), which is a view if the map is contiguous.
+
+    Not by ``flatten``: for that torch has no rule when gradients are batched.
+    """
+    return x.reshape(-1, x.size(-1))
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -101,12 +109,12 @@ class _FusedLinear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the three."""
         x, weight = ctx.saved_tensors
-        flat = grad.reshape(-1, grad.size(-1))
+        rows = as_rows(grad)
         needed = ctx.needs_input_grad
         return (
             product(grad, weight) if needed[0] else None,
-            flat.T @ x.flatten(0, -2) if needed[1] else None,
-            flat.sum(0) if needed[2] else None,
+            rows.T @ as_rows(x) if needed[1] else None,
+            rows.sum(0) if needed[2] else None,
         )
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from .linear import linear, linear_gelu, linear_in_training, product
+from .linear import as_rows, linear, linear_gelu, linear_in_training, product
 from .overwrite import may_overwrite
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype, without_autocast
@@ -55,16 +55,16 @@ class _GeluLinear(torch.autograd.Function):
         """Return the gradients of the three."""
         x, weight = ctx.saved_tensors
         overwrite = may_overwrite((grad, x, weight))
-        flat = grad.reshape(-1, grad.size(-1))
+        rows = as_rows(grad)
         grad_x = grad_weight = grad_bias = used_up = None
         if ctx.needs_input_grad[1]:
             activation = F.gelu(x)
-            grad_weight = flat.T @ activation.flatten(0, -2)
+            grad_weight = rows.T @ as_rows(activation)
             used_up = activation if overwrite else None
         if ctx.needs_input_grad[0]:
             grad_x = product(grad, weight, used_up)
             out = dict(grad_input=grad_x) if overwrite else {}
             grad_x = torch.ops.aten.gelu_backward(grad_x, x, **out)
         if ctx.needs_input_grad[2]:
-            grad_bias = flat.sum(0)
+            grad_bias = rows.sum(0)
         return grad_x, grad_weight, grad_bias
