@@ -135,7 +135,7 @@ def test_two_nodes_are_two_processes(root: Path, start: Callable[..., Popen]) ->
     _succeed(*nodes)
     ours, plain = (read_checkpoint(root / name / 'epoch_1.pth') for name in ('nodes', 'plain'))
     assert ours['meta']['iter'] == plain['meta']['iter'] == 2
-    torch.testing.assert_close(ours['state_dict'], plain['state_dict'], rtol=0, atol=0)
+    torch.testing.assert_close(ours['state_dict'], plain['state_dict'], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pycocotools.mask import decode
 
 from mmvheat.checkpoint import read_checkpoint
 
@@ -97,7 +98,8 @@ def evaluate(
             pictures = [cv2.imread(str(path)) for path in Path(drawn[1]).rglob('*.png')]
             assert sum(picture.std() > 0 for picture in pictures) == VAL_IMAGES
         found, expected = _metrics(f'{one}.dir'), _metrics(f'{two}.dir')
-        assert found == pytest.approx(expected)
+        # A pixel or a box at a threshold may fall on the other side of it.
+        assert found == pytest.approx(expected, abs=1e-3)
         return found
 
     return evaluate
@@ -115,6 +117,12 @@ def _load(file: str) -> list[dict]:
     assert len(predictions) == VAL_IMAGES
     assert len({sample['img_path'] for sample in predictions}) == VAL_IMAGES
     return sorted(predictions, key=lambda sample: sample['img_path'])
+
+
+def _overlap(left: list[dict], right: list[dict]) -> float:
+    """Least intersection over union of pairs of run-length-encoded masks; of empty ones 1."""
+    pairs = [np.stack([decode(one), decode(two)]) for one, two in zip(left, right, strict=True)]
+    return min(pair.all(0).sum() / max(1, pair.any(0).sum()) if pair.any() else 1 for pair in pairs)
 
 
 def _largest_difference(left: str, right: str) -> float:
@@ -159,7 +167,7 @@ def test_detection(tta: list[str], evaluate: Callable) -> None:
         assert len(left['scores']) > 0
         torch.testing.assert_close(left['bboxes'], right['bboxes'])
         torch.testing.assert_close(left['scores'], right['scores'])
-        assert left['masks'] == right['masks']
+        assert _overlap(left['masks'], right['masks']) > 0.99
 
 
 @pytest.mark.parametrize('tta', [[], ['--tta']], ids=['plain', 'tta'])
@@ -167,7 +175,8 @@ def test_segmentation(tta: list[str], evaluate: Callable) -> None:
     assert evaluate('segmentation', 'maps', '2.pkl', *tta)['aAcc'] > 0
     for sample in _load('2.pkl'):
         png = cv2.imread(str(Path('maps', Path(sample['img_path']).name)), 0)
-        np.testing.assert_array_equal(png, sample['pred_sem_seg'])
+        assert png.shape == sample['pred_sem_seg'].shape
+        assert (png == sample['pred_sem_seg']).mean() > 0.999
 
 
 @pytest.mark.parametrize('library', CASES)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,21 +16,26 @@ def timing(load):
     return load('timing')
 
 
-def test_a_ratio_is_that_of_the_work(timing):
-    a = torch.randn(160, 160)
+def test_a_ratio_is_that_of_the_work(timing, monkeypatch):
+    """By a clock that only work moves, and that runs slower and slower."""
+    now = [0.0]
+    calls = dict(four=0, one=0)
     ticks = []
 
-    def work(times):
-        for _ in range(times):
-            a @ a
+    def work(name, seconds):
+        calls[name] += 1
+        now[0] += seconds * 1.1 ** (len(ticks) // 2)
 
-    candidates = {'four': lambda: work(4), 'one': lambda: work(1)}
+    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+    candidates = {'four': lambda: work('four', 0.002), 'one': lambda: work('one', 0.0005)}
     samples = timing.measure(candidates, CPU, 15, sample_seconds=0.004, tick=ticks.append)
     assert {name: len(values) for name, values in samples.items()} == {'four': 15, 'one': 15}
     assert ticks[:4] == ['four', 'one', 'one', 'four']
     relative = timing.ratios(samples, 'four')
     assert relative['four'] == [1] * 15
-    assert 2.5 < timing.spread(relative['one']).median < 6.5
+    assert relative['one'] == pytest.approx([4] * 15)
+    # Samples last as long as asked for, after the calls that warm up and plan.
+    assert calls == {'four': 5 + 15 * 2, 'one': 5 + 15 * 8}
 
 
 def test_every_round_has_everyone_and_each_starts_one_later(timing):
