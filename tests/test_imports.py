@@ -17,7 +17,10 @@ ALLOWED = {
     'ops': ({'ops'}, {'torch', 'triton'}),
     'layers': ({'ops', 'layers'}, {'torch'}),
     'errors': (set(), set()),
-    'checkpoint': ({'ops', 'errors', 'checkpoint'}, {'torch', 'numpy', 'safetensors'}),
+    'checkpoint': (
+        {'ops', 'errors', 'checkpoint'},
+        {'torch', 'numpy', 'safetensors', 'filelock', 'rich'},
+    ),
     'registry': (set(), {'mmengine'}),
     'models': (
         {'ops', 'layers', 'errors', 'checkpoint', 'registry', 'models'},

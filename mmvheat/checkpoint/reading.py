@@ -47,7 +47,10 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
         with warnings.catch_warnings(), torch.serialization.safe_globals(missing):
             warnings.simplefilter('ignore')  # They say less than the error that follows them.
             checkpoint = torch.load(
-                path, map_location='cpu', weights_only=True, mmap=mmap and head.startswith(_ZIP_MAGIC)
+                path,
+                map_location='cpu',
+                weights_only=True,
+                mmap=mmap and head.startswith(_ZIP_MAGIC),
             )
     except Exception as error:  # torch raises whatever a damaged file drives it into
         raise ValueError(f'{path} {_diagnosis(path, head, error)}') from error

@@ -105,7 +105,8 @@ class FSDPStrategy(MMEngineFSDPStrategy):
             super()._setup_distributed(launcher, backend, **settings)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        """Shard the model."""
+        """Shard the model; the shapes of its whole weights are noted before."""
+        self.weight_shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if uses_cpu():
             model = revert_sync_batchnorm(model)
             self.model_wrapper = dict(self.model_wrapper, device_id=torch.device('cpu'))

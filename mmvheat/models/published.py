@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.runner import CheckpointLoader
 
-from mmvheat.checkpoint import find_state_dict, read_checkpoint
+from mmvheat.checkpoint import find_state_dict
 from mmvheat.checkpoint.formats import backbone_prefix
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
@@ -135,7 +136,7 @@ class MMSEG_VHEAT(MMDET_VHEAT):  # noqa: N801  (the name is the contract)
 def _load_backbone(backbone: VHeat, path: str) -> None:
     """Load a backbone's weights, whatever stands around them; all but the norms must be there."""
     try:
-        tensors = find_state_dict(read_checkpoint(path)).tensors
+        tensors = find_state_dict(CheckpointLoader.load_checkpoint(path, 'cpu')).tensors
         prefix = backbone_prefix(tensors)
         state = {
             name.removeprefix(prefix): tensor
