@@ -83,9 +83,13 @@ def download(url: str, folder: str | os.PathLike | None = None) -> Path:
     # Imported late, as few need them; torch and mmengine bring them along.
     from filelock import FileLock
 
-    with _disk(url, home), FileLock(home / f'.{name}.lock'):
-        if not target.is_file():  # Another process may have been faster.
-            _download(url, target, wanted)
+    lock = home / f'.{name}.lock'
+    with _disk(url, home), FileLock(lock):
+        try:
+            if not target.is_file():  # Another process may have been faster.
+                _download(url, target, wanted)
+        finally:
+            lock.unlink(missing_ok=True)  # Those who wait for it notice, and make it anew.
     return target
 
 
