@@ -8,6 +8,7 @@ from torch import nn
 from .checkpoint_hook import SafeCheckpointHook
 from .data_check import DATA_ERRORS, check_classes, check_samples, empty_data_errors
 from .errors import config_errors
+from .weights_fit_hook import WeightsFitHook
 
 __all__ = ['CheckedRunner']
 
@@ -22,6 +23,7 @@ class CheckedRunner:
         if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
             default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
         super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(WeightsFitHook())
 
     @staticmethod
     def build_dataloader(

@@ -1,50 +1,62 @@
 """Read a checkpoint for the tools: whatever is wrong with the file is one clear line."""
 
-from collections.abc import Mapping
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint
+from mmvheat.checkpoint.download import download, is_url
+from mmvheat.errors import UserError
 
-from .errors import CommandLineError
+from .stack_fixes import load_from_http, load_from_local
+from .weights_fit import weights_of
 
 __all__ = ['find_resumable', 'read_resumable', 'read_weights']
 
 
 def _read(path: str) -> dict[str, Any]:
-    try:
-        if '://' in path:
-            return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        checkpoint = read_checkpoint(path)
-    except ValueError as error:
-        raise CommandLineError(str(error)) from error
-    try:
-        return as_mmengine_checkpoint(checkpoint)
-    except ValueError as error:
-        raise CommandLineError(f'{path}: {error}') from error
+    """Look at a checkpoint: the data of its tensors stay in the file until they are used."""
+    if is_url(path):
+        return load_from_http(path, mmap=True)
+    if '://' in path:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    return load_from_local(path, mmap=True)
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read the state dict that mmengine would load from a file or URL.
+    """Look at the state dict that mmengine would load from a file or URL.
+
+    Args:
+        path: Path, URL or another name that mmengine takes.
+
+    Returns:
+        Keys and shapes: tensors on the meta device, without data.
 
     Raises:
-        CommandLineError: If the file is missing, damaged, unsafe or holds no tensors.
+        UserError: If the file is missing, damaged, unsafe or holds no tensors.
     """
+    try:
+        found = os.stat(download(path) if is_url(path) else os.path.expanduser(path))
+    except OSError:
+        return _read_weights(path)
+    # The same file is looked at once, by the check of a config and by that of the model.
+    return dict(_look(path, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _look(path: str, *version: int) -> dict[str, Tensor]:
+    return _read_weights(path)
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
     checkpoint = _read(path)
-    state = checkpoint.get('state_dict', checkpoint)
-    weights = {}
-    if isinstance(state, Mapping):
-        weights = {
-            str(name).removeprefix('module.'): tensor
-            for name, tensor in state.items()
-            if isinstance(tensor, Tensor)
-        }
+    weights = {name: tensor.to('meta') for name, tensor in weights_of(checkpoint).items()}
     if not weights:
         found = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
-        raise CommandLineError(
+        raise UserError(
             f'{path} has no state dict where mmengine looks for it (it holds {found}); '
             'give a checkpoint of mmengine, or a published one of vHeat'
         )
@@ -55,14 +67,14 @@ def read_resumable(path: str) -> dict[str, Any]:
     """Read a checkpoint that training saved.
 
     Raises:
-        CommandLineError: If it is none.
+        UserError: If it is none.
     """
     checkpoint = _read(path)
     needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
     missing = [name for name in needed if name not in checkpoint]
     if missing or not {'epoch', 'iter'} <= set(checkpoint['meta']):
         lacks = ', '.join(missing) or 'epoch and iter'
-        raise CommandLineError(
+        raise UserError(
             f'{path} lacks {lacks}: --resume needs a checkpoint that training saved; '
             f'to start from these weights use --cfg-options load_from={path}'
         )
@@ -92,6 +104,6 @@ def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
     for path in candidates:
         try:
             return path, read_resumable(path)
-        except CommandLineError:
+        except ValueError:
             continue
     return None

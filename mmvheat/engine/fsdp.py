@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.registry import FUNCTIONS, STRATEGIES
 
@@ -55,7 +56,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: ``dict(enable, base_batch_size)``.
 
     Raises:
-        ValueError: If there is no launcher, hence no group to shard over.
+        UserError: If there is no launcher, hence no group to shard over.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: dict | None = None,
     ) -> None:
         if (env_kwargs or {}).get('launcher') == 'none':
-            raise ValueError(
+            raise UserError(
                 'FSDP shards over processes and there is no launcher: start with '
                 'tools/dist_train.sh CONFIG GPUS'
             )
@@ -104,7 +105,8 @@ class FSDPStrategy(MMEngineFSDPStrategy):
             super()._setup_distributed(launcher, backend, **settings)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        """Shard the model."""
+        """Shard the model; the shapes of its whole weights are noted before."""
+        self.weight_shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if uses_cpu():
             model = revert_sync_batchnorm(model)
             self.model_wrapper = dict(self.model_wrapper, device_id=torch.device('cpu'))

@@ -59,7 +59,7 @@ class Runner(CheckedRunner, MMEngineRunner):
 
     def _init_model_weights(self) -> None:
         """Initialize the weights; a file that does not fit becomes one clear line."""
-        with config_errors('initial weights'):
+        with config_errors('initial weights', (AssertionError,)):
             super()._init_model_weights()
 
     def build_train_loop(self, loop: Any) -> Any:

@@ -1,6 +1,7 @@
 """Writing, finding and checking checkpoints."""
 
 from collections import deque
+from logging import INFO, WARNING
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,12 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
+from mmvheat.checkpoint.fit import compare_weights
 from mmvheat.engine import SafeCheckpointHook, weights_fit
 from mmvheat.engine.checkpoint_check import find_resumable, read_weights
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.runner import Runner
-from mmvheat.engine.weights_fit import check_start, check_weights_fit, compare_weights
+from mmvheat.engine.weights_fit import check_start, check_weights_fit, report_weights
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 
@@ -127,7 +129,7 @@ def test_weights_that_fit_are_taken(wrap, changes):
 )
 @pytest.mark.parametrize('wrap', [lambda model: model, _TTA])
 def test_weights_that_do_not_fit_are_refused(wrap, changes, said):
-    with pytest.raises(CommandLineError, match=said):
+    with pytest.raises(UserError, match=said):
         check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
 
 
@@ -154,16 +156,29 @@ def logged(monkeypatch):
 
 
 def test_training_starts_where_only_the_head_differs(logged):
-    check_start(_detector(), _detector(classes=5).state_dict(), 'c.pth')
+    other = _detector(classes=5).state_dict()
+    check_start(_detector(), other, 'c.pth')
+    assert logged == []
+    report_weights(_detector(), other, 'c.pth')
     (warned, line), (_, everything) = logged
-    assert warned == 30 and '\n' not in line
-    assert 'the checkpoint has 5 classes, the config 2' in line
+    assert warned == WARNING and '\n' not in line
+    kept = len(other) - 2
+    assert f'Load c.pth: {kept} keys matched, 0 of them resized, 0 missing, 0 unexpected' in line
+    assert '2 of another shape' in line and 'the checkpoint has 5 classes, the config 2' in line
+    assert 'starts anew' in line
     assert 'head.fc.weight' in everything and 'head.fc.bias' in everything
 
 
-def test_nothing_is_said_where_all_fits(logged):
-    check_start(_detector(), _detector().state_dict(), 'c.pth')
-    assert logged == []
+@pytest.mark.parametrize('shapes', [False, True])
+def test_all_that_fits_is_counted(logged, shapes):
+    model, weights = _detector(), _detector().state_dict()
+    weights['backbone.freq_embed.0'] = torch.zeros(3, 5, 4)
+    if shapes:  # as a strategy that shards the model keeps them
+        model = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    check_start(model, weights, 'c.pth')
+    report_weights(model, weights, 'c.pth')
+    line = f'Load c.pth: {len(weights)} keys matched, 1 of them resized, 0 missing, 0 unexpected'
+    assert logged == [(INFO, line)]
 
 
 @pytest.mark.parametrize('check', [check_start, check_weights_fit])
@@ -178,7 +193,7 @@ def test_nothing_is_said_where_all_fits(logged):
 def test_another_arch_is_refused_by_both_names(check, other, named, swapped, logged):
     one, two = _detector(), _detector(**other)
     model, weights = (two, one) if swapped else (one, two)
-    with pytest.raises(CommandLineError, match=named) as error:
+    with pytest.raises(UserError, match=named) as error:
         check(model, weights.state_dict(), 'c.pth')
     line = str(error.value)
     assert 'depths 1, 1, widths 4, 8' in line and '\n' not in line
@@ -189,7 +204,7 @@ def test_another_arch_is_refused_by_both_names(check, other, named, swapped, log
 def test_a_classifier_is_no_start_for_a_detector(logged):
     detector = _detector()
     detector['roi_head'] = detector.pop('head')
-    with pytest.raises(CommandLineError, match='is a classifier, the config wants a ModuleDict'):
+    with pytest.raises(UserError, match='is a classifier, the model of the config is none'):
         check_start(detector, _detector().state_dict(), 'c.pth')
 
 
@@ -221,7 +236,8 @@ def test_read_weights_unwraps_what_mmengine_unwraps(tmp_path):
     torch.save(
         {'state_dict': {'module.head.weight': torch.ones(1)}, 'meta': {}}, tmp_path / 'a.pth'
     )
-    assert read_weights(str(tmp_path / 'a.pth')) == {'head.weight': torch.ones(1)}
+    ((name, weight),) = read_weights(str(tmp_path / 'a.pth')).items()
+    assert name == 'head.weight' and weight.shape == (1,)
     torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'b.pth')
-    with pytest.raises(CommandLineError, match='it holds state_dict, meta'):
+    with pytest.raises(UserError, match='it holds state_dict, meta'):
         read_weights(str(tmp_path / 'b.pth'))
