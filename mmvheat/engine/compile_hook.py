@@ -12,6 +12,7 @@ from torch import nn
 
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
+from mmvheat.ops.private_torch import is_compiled, mark_batch_dynamic
 from mmvheat.registry import HOOKS
 
 from .process_group import uses_cpu
@@ -58,7 +59,7 @@ class CompileBackboneHook(Hook):
         if not backbones:
             raise UserError('--compile compiles vHeat backbones, but the model has none')
         for backbone in backbones:
-            if backbone._compiled_call_impl is None:
+            if not is_compiled(backbone):
                 backbone.compile(backend=self.backend, dynamic=dynamic)
                 print_log(f'Compile the backbone with {self.backend}', logger='current')
         for module in runner.model.modules():
@@ -94,7 +95,7 @@ def _mark_batch(module: nn.Module, args: tuple, data: dict) -> None:
     """Tell the compiler that the number of images changes."""
     images = data.get('inputs') if isinstance(data, dict) else None
     if isinstance(images, torch.Tensor) and images.dim() == 4 and images.size(0) > 1:
-        torch._dynamo.maybe_mark_dynamic(images, 0)
+        mark_batch_dynamic(images)
 
 
 def _has_compiler() -> bool:
