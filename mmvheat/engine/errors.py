@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mmvheat.errors import UserError as CommandLineError
+
 __all__ = ['CommandLineError', 'config_errors', 'is_first_process', 'run_command']
 
 # Long enough for rank 0 to reach the same mistake on a slow disk; torchrun then ends the others.
 _SECONDS_FOR_RANK_0 = 30.0
-
-
-class CommandLineError(ValueError):
-    """What the user gave cannot work; the message says what was given and what to do."""
 
 
 @contextmanager
