@@ -1,6 +1,5 @@
 """Fully sharded data parallel training (FSDP) through mmengine's strategies, on GPUs or a CPU."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.registry import FUNCTIONS, STRATEGIES
 
+from .checkpoint_hook import PART, publish_part
 from .process_group import start_cpu_group, uses_cpu
 
 __all__ = ['FSDPStrategy', 'wrap_heat_blocks']
@@ -135,14 +135,14 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         """Save a checkpoint; a whole file appears when it is complete."""
         direct = '://' in filename or not self._is_full_state_dict()
         super().save_checkpoint(
-            filename if direct else f'{filename}.part',
+            filename if direct else f'{filename}{PART}',
             save_optimizer=save_optimizer,
             save_param_scheduler=save_param_scheduler,
             extra_ckpt=extra_ckpt,
             callback=callback,
         )
         if not direct and is_main_process():
-            os.replace(f'{filename}.part', filename)
+            publish_part(filename)
         barrier()
 
     def optim_state_dict(self) -> dict:

@@ -18,13 +18,18 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mmvheat.command_line import run_command
 from mmvheat.errors import UserError
 
-from .process_group import uses_cpu
+from .process_group import LAUNCHER, uses_cpu
 
 __all__ = ['main']
 
 _STATUS_OF_MISTAKES = 2
 # Else glibc gives large tensors back to the system in every layer and asks for cleared ones anew.
-_KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '4000000000', 'MALLOC_TRIM_THRESHOLD_': '100000000000'}
+# No block is mapped by itself: a high MALLOC_MMAP_THRESHOLD_ says so only to glibc >= 2.35, older
+# ones refuse more than 32 MiB. And free memory is never given back: the largest number there is, as
+# a `size_t` and through the `atoi` of glibc < 2.26. Other C libraries do not read these.
+_KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**63 - 1)}
+# Settings of the user's that these would change the meaning of.
+_MEMORY_SETTINGS = ('MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')
 
 
 def _check_processes(text: str) -> int:
@@ -82,7 +87,9 @@ def _environment(processes: int) -> dict[str, str]:
     """Give the processes of this node their variables, where the caller has not set them."""
     on_cpu = uses_cpu()
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes) if on_cpu else 1)
-    keep_memory = _KEEP_MEMORY if on_cpu else {}
+    tuned = 'glibc.malloc.' in os.environ.get('GLIBC_TUNABLES', '')
+    chosen = tuned or any(name in os.environ for name in _MEMORY_SETTINGS)
+    keep_memory = _KEEP_MEMORY if on_cpu and not chosen else {}
     return {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, **keep_memory}
 
 
@@ -97,6 +104,7 @@ def main() -> None:
     processes = _check_processes(sys.argv[1])
     for name, value in _environment(processes).items():
         os.environ.setdefault(name, value)
+    os.environ[LAUNCHER] = str(os.getpid())
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').addFilter(_hide_mistakes)
     try:
         run.main([*_torchrun_arguments(processes), *sys.argv[2:]])

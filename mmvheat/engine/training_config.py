@@ -82,22 +82,40 @@ def _choose_start(cfg: Config, resume: str | None) -> None:
     if path is None and resume is None and cfg.resume:
         path = cfg.get('load_from')
     if cfg.resume and path is None:
-        found = find_resumable(cfg.work_dir)
+        folder, filename_tmpl = _checkpoint_place(cfg)
+        found = find_resumable(folder, filename_tmpl)
         if found is None:
-            _log(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
+            _log(f'No checkpoint to resume in {folder}: training starts anew.')
             cfg.resume = False
         else:
-            path, checkpoint = found
+            path, meta = found
     elif cfg.resume:
-        checkpoint = read_resumable(path)
+        meta = read_resumable(path)
     if not cfg.resume:
         if cfg.get('load_from'):
             read_weights(cfg.load_from)
         return
     cfg.load_from = path
+    _log(f'Resuming {path}: iteration {meta["iter"]}, epoch {meta["epoch"]}.')
     # The order of the data comes from the seed, which mmengine restores too late for them.
-    seed, given = checkpoint['meta'].get('seed'), cfg.get('randomness', {}).get('seed')
+    seed, given = meta.get('seed'), cfg.get('randomness', {}).get('seed')
     if seed is not None:
         if given not in (None, seed):
             _log(f'{path} was trained with seed {seed}: resuming with that, not with {given}.')
         _set_seed(cfg, seed)
+
+
+def _checkpoint_place(cfg: Config) -> tuple[str, str | None]:
+    """Tell where a run saves its checkpoints, and its template of their names if it has one."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir')
+    if out_dir is None:
+        return cfg.work_dir, hook.get('filename_tmpl')
+    if '://' in out_dir:
+        raise UserError(
+            f'default_hooks.checkpoint.out_dir={out_dir} cannot be searched for the checkpoint to '
+            'resume: name it, --resume CHECKPOINT'
+        )
+    # As mmengine's hook does.
+    folder = str(Path(out_dir, Path(cfg.work_dir).name))
+    return folder, hook.get('filename_tmpl')
