@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .safe_globals import safe_globals
+from .writing import decode_metadata
 
 __all__ = ['read_checkpoint']
 
@@ -90,7 +91,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return {'state_dict': tensors, 'meta': dict(file.metadata() or {})}
+            return {'state_dict': tensors, 'meta': decode_metadata(file.metadata())}
     except SafetensorError as error:
         raise ValueError(
             f'{path} is no complete safetensors file ({error}): copy or download it again'
