@@ -1,6 +1,7 @@
 """Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built."""
 
 from .convert import FORMS, MAX_SIDE, TASKS, change_form, convert_state_dict
+from .describe import Backbone, Description, describe_checkpoint
 from .files import change_file, convert_file
 from .fold import fold_file, fold_state_dict
 from .formats import find_state_dict
@@ -14,12 +15,15 @@ __all__ = [
     'FORMS',
     'MAX_SIDE',
     'TASKS',
+    'Backbone',
     'ConversionReport',
+    'Description',
     'as_mmengine_checkpoint',
     'change_file',
     'change_form',
     'convert_file',
     'convert_state_dict',
+    'describe_checkpoint',
     'find_state_dict',
     'fold_file',
     'fold_state_dict',
