@@ -2,8 +2,9 @@
 
 import sys
 
+from mmvheat.command_line import run_command
 from mmvheat.engine.command_line import ArgumentParser
-from mmvheat.engine.errors import config_errors, run_command
+from mmvheat.engine.errors import config_errors
 from mmvheat.engine.process_group import end_group
 
 

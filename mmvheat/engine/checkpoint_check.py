@@ -8,8 +8,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint
-
-from .errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['find_resumable', 'read_resumable', 'read_weights']
 
@@ -20,18 +19,18 @@ def _read(path: str) -> dict[str, Any]:
             return CheckpointLoader.load_checkpoint(path, map_location='cpu')
         checkpoint = read_checkpoint(path)
     except ValueError as error:
-        raise CommandLineError(str(error)) from error
+        raise UserError(str(error)) from error
     try:
         return as_mmengine_checkpoint(checkpoint)
     except ValueError as error:
-        raise CommandLineError(f'{path}: {error}') from error
+        raise UserError(f'{path}: {error}') from error
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """Read the state dict that mmengine would load from a file or URL.
 
     Raises:
-        CommandLineError: If the file is missing, damaged, unsafe or holds no tensors.
+        UserError: If the file is missing, damaged, unsafe or holds no tensors.
     """
     checkpoint = _read(path)
     state = checkpoint.get('state_dict', checkpoint)
@@ -44,7 +43,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         }
     if not weights:
         found = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
-        raise CommandLineError(
+        raise UserError(
             f'{path} has no state dict where mmengine looks for it (it holds {found}); '
             'give a checkpoint of mmengine, or a published one of vHeat'
         )
@@ -55,14 +54,14 @@ def read_resumable(path: str) -> dict[str, Any]:
     """Read a checkpoint that training saved.
 
     Raises:
-        CommandLineError: If it is none.
+        UserError: If it is none.
     """
     checkpoint = _read(path)
     needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
     missing = [name for name in needed if name not in checkpoint]
     if missing or not {'epoch', 'iter'} <= set(checkpoint['meta']):
         lacks = ', '.join(missing) or 'epoch and iter'
-        raise CommandLineError(
+        raise UserError(
             f'{path} lacks {lacks}: --resume needs a checkpoint that training saved; '
             f'to start from these weights use --cfg-options load_from={path}'
         )
@@ -92,6 +91,6 @@ def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
     for path in candidates:
         try:
             return path, read_resumable(path)
-        except CommandLineError:
+        except UserError:
             continue
     return None

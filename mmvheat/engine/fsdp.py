@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.registry import FUNCTIONS, STRATEGIES
 
@@ -55,7 +56,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: ``dict(enable, base_batch_size)``.
 
     Raises:
-        ValueError: If there is no launcher, hence no group to shard over.
+        UserError: If there is no launcher, hence no group to shard over.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: dict | None = None,
     ) -> None:
         if (env_kwargs or {}).get('launcher') == 'none':
-            raise ValueError(
+            raise UserError(
                 'FSDP shards over processes and there is no launcher: start with '
                 'tools/dist_train.sh CONFIG GPUS'
             )

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 
+from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
 from .checkpoint_check import read_weights
-from .errors import CommandLineError
 from .weights_fit import compare_weights, describe_arch
 
 __all__ = ['check_initial_weights']
@@ -26,7 +26,7 @@ def check_initial_weights(node: Any, path: Path) -> None:
         path: The config's path, for the message.
 
     Raises:
-        CommandLineError: If a local file does not exist, or is not for the vHeat that names it.
+        UserError: If a local file does not exist, or is not for the vHeat that names it.
     """
     if isinstance(node, dict):
         kind = str(node.get('type')).rpartition('.')[2]
@@ -40,7 +40,7 @@ def check_initial_weights(node: Any, path: Path) -> None:
         if isinstance(checkpoint, str) and checkpoint and '://' not in checkpoint:
             option = 'pretrained' if published else 'init_cfg.checkpoint'
             if not Path(checkpoint).expanduser().is_file():
-                raise CommandLineError(
+                raise UserError(
                     f'{path}: the pretrained weights {checkpoint} do not exist: make them with '
                     f'interpolate4downstream.py, or set another {option}'
                 )
@@ -68,7 +68,7 @@ def _check_backbone(node: Mapping, checkpoint: str, prefix: str) -> None:
     if fit.keys():
         has, wants = describe_arch(given), describe_arch(expected)
         sides = f'the file has {has or "no vHeat"}, the config wants {wants}: ' * (has != wants)
-        raise CommandLineError(
+        raise UserError(
             f'init_cfg.checkpoint={checkpoint} (prefix={prefix!r}) does not fit the backbone: '
             f'{sides}{fit.summary()}'
         )

@@ -15,7 +15,9 @@ import torch
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from .errors import CommandLineError, run_command
+from mmvheat.command_line import run_command
+from mmvheat.errors import UserError
+
 from .process_group import uses_cpu
 
 __all__ = ['main']
@@ -27,10 +29,10 @@ _KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '4000000000', 'MALLOC_TRIM_THRESHOLD_'
 
 def _check_processes(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise CommandLineError(f'the number of processes must be an integer >= 1, got {text!r}')
+        raise UserError(f'the number of processes must be an integer >= 1, got {text!r}')
     processes = int(text)
     if not uses_cpu() and processes > torch.cuda.device_count():
-        raise CommandLineError(
+        raise UserError(
             f'{processes} processes need as many GPUs and there are {torch.cuda.device_count()} '
             'on this node; CUDA_VISIBLE_DEVICES=-1 runs them on the CPU'
         )
@@ -41,7 +43,7 @@ def _read_integer(name: str, default: int, least: int, most: int) -> int:
     """Read an environment variable; unset and empty are the same."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or not least <= int(text) <= most:
-        raise CommandLineError(f'{name} is an integer from {least} to {most}, got {text!r}')
+        raise UserError(f'{name} is an integer from {least} to {most}, got {text!r}')
     return int(text)
 
 
@@ -51,11 +53,11 @@ def _torchrun_arguments(processes: int) -> list[str]:
     nodes = _read_integer('NNODES', 1, 1, 65535)
     # Two nodes that both take 0 for granted would wait for each other.
     if nodes > 1 and not env.get('NODE_RANK'):
-        raise CommandLineError(
+        raise UserError(
             f'NNODES={nodes} needs NODE_RANK: 0 on the node of MASTER_ADDR, then 1 to {nodes - 1}'
         )
     if _read_integer('NODE_RANK', 0, 0, 65535) >= nodes:
-        raise CommandLineError(
+        raise UserError(
             f'NODE_RANK={env["NODE_RANK"]} with NNODES={nodes}: ranks of nodes count from 0 to '
             f'{nodes - 1}; set NNODES to the number of nodes'
         )

@@ -28,9 +28,9 @@ def _first_slurm_node() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
-        from .errors import CommandLineError
+        from mmvheat.errors import UserError
 
-        raise CommandLineError(
+        raise UserError(
             f'--launcher slurm: "{" ".join(command)}" does not tell the first of the nodes: '
             'set MASTER_ADDR to its address'
         ) from error
@@ -48,7 +48,7 @@ def start_cpu_group(launcher: str, timeout: float | None = None, port: int | Non
         port: Port of rank 0 for slurm, as mmengine takes it; MASTER_PORT or 29500 if None.
 
     Raises:
-        CommandLineError: If the launcher's environment variables are missing.
+        UserError: If the launcher's environment variables are missing.
     """
     if dist.is_initialized():
         return
@@ -59,9 +59,9 @@ def start_cpu_group(launcher: str, timeout: float | None = None, port: int | Non
     }.get(launcher, ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
     for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=True):
         if source not in env:
-            from .errors import CommandLineError
+            from mmvheat.errors import UserError
 
-            raise CommandLineError(
+            raise UserError(
                 f'--launcher {launcher}: the environment variable {source} is missing; start '
                 'through the launcher (tools/dist_train.sh and tools/dist_test.sh for pytorch)'
             )

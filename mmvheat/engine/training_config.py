@@ -6,10 +6,12 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmvheat.command_line import is_first_process
+from mmvheat.errors import UserError
+
 from .checkpoint_check import find_resumable, read_resumable, read_weights
 from .common_config import load_config, writable_folder
 from .compile_hook import use_compile
-from .errors import CommandLineError, is_first_process
 from .initial_weights import check_initial_weights
 from .process_group import uses_cpu
 
@@ -26,19 +28,19 @@ def prepare_training(args: argparse.Namespace) -> Config:
         A config for :class:`mmvheat.engine.runner.Runner`.
 
     Raises:
-        CommandLineError: If the arguments cannot work, before anything is built.
+        UserError: If the arguments cannot work, before anything is built.
     """
     cfg = load_config(args)
     for name in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(name) is None:
-            raise CommandLineError(f'{args.config} has no {name}: it is no config for training')
+            raise UserError(f'{args.config} has no {name}: it is no config for training')
     check_initial_weights(cfg.model, Path(args.config))
     if args.seed is not None:
         _set_seed(cfg, args.seed)
     _choose_precision(cfg, args.amp)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise CommandLineError(
+            raise UserError(
                 f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}: '
                 'the batch size, over all devices, that its learning rate is for'
             )
@@ -66,7 +68,7 @@ def _choose_precision(cfg: Config, amp: bool) -> None:
         kind = cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     elif amp and kind not in ('AmpOptimWrapper', 'mmvheat.CPUAmpOptimWrapper'):
-        raise CommandLineError(f"--amp works with optim_wrapper.type 'OptimWrapper', got {kind!r}")
+        raise UserError(f"--amp works with optim_wrapper.type 'OptimWrapper', got {kind!r}")
     if kind == 'AmpOptimWrapper' and uses_cpu():
         cfg.optim_wrapper.type = 'mmvheat.CPUAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):

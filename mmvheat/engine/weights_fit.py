@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['WeightsFit', 'check_start', 'check_weights_fit', 'compare_weights', 'describe_arch']
 
@@ -116,13 +116,13 @@ def check_weights_fit(model: nn.Module, weights: Mapping[str, Tensor], path: str
         path: Its name, for the message.
 
     Raises:
-        CommandLineError: If a key is missing, unexpected or of another shape. Heads that only
+        UserError: If a key is missing, unexpected or of another shape. Heads that only
             training uses do not count.
     """
     expected = _unwrap(model).state_dict()
     fit = compare_weights(expected, weights, _TRAINING_ONLY)
     if fit.keys():
-        raise CommandLineError(
+        raise UserError(
             f'{path} does not fit the config{_sides(fit, expected, weights)}: {fit.summary()}; '
             'give a checkpoint that was trained with this config'
         )
@@ -140,7 +140,7 @@ def check_start(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> N
         path: Its name, for the message.
 
     Raises:
-        CommandLineError: If its backbone is another one, or it is a classifier's and the model is
+        UserError: If its backbone is another one, or it is a classifier's and the model is
             none.
     """
     expected = _unwrap(model).state_dict()
@@ -150,12 +150,12 @@ def check_start(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> N
     sides = _sides(fit, expected, weights)
     ours = [key for key in fit.keys() if key.startswith('backbone.') and '.outnorm' not in key]
     if ours or not expected.keys() & weights.keys():
-        raise CommandLineError(
+        raise UserError(
             f'load_from={path} does not fit the backbone of the config{sides}: {fit.summary()}; '
             'give a checkpoint of the same backbone'
         )
     if 'head.fc.weight' in weights and 'head.fc.weight' not in expected:
-        raise CommandLineError(
+        raise UserError(
             f'load_from={path} is a classifier, the config wants a {type(_unwrap(model)).__name__}:'
             " give it as the backbone's init_cfg=dict(type='Pretrained', checkpoint=..., "
             "prefix='backbone.')"

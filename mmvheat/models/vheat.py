@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.layers import Stem
 from mmvheat.layers.layout import channels_first, is_channels_last
 from mmvheat.ops import freq_embed_size, resize_freq_embed
@@ -48,8 +49,7 @@ class VHeat(BaseModule):
         init_cfg: Initialization config dict as of ``mmengine.model.BaseModule``.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of range.
+        UserError: If an argument is of the wrong kind or out of range.
 
     Example:
         >>> model = VHeat('tiny')
@@ -75,9 +75,9 @@ class VHeat(BaseModule):
         self.img_size = _image_size(img_size)
         self.out_indices = _stage_indices(out_indices, num_stages)
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate is a number in [0, 1), got {drop_path_rate!r}')
+            raise UserError(f'drop_path_rate is a number in [0, 1), got {drop_path_rate!r}')
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
+            raise UserError(
                 f'frozen_stages is -1 (none), 0 (stem) to {num_stages} (all), got {frozen_stages}'
             )
         self.frozen_stages = frozen_stages
@@ -127,13 +127,13 @@ class VHeat(BaseModule):
             torch's ``channels_last`` memory format if the images are, else contiguous.
 
         Raises:
-            ValueError: If ``x`` has not four dimensions, or another size than the backbone is
-                folded for.
+            ValueError: If ``x`` has not four dimensions.
+            UserError: If the images have another size than the backbone is folded for.
         """
         if x.dim() != 4:
             raise ValueError(f'images have shape (B, C, H, W), got {tuple(x.shape)}')
         if self.folded_for is not None and x.shape[2:] != self.folded_for:
-            raise ValueError(
+            raise UserError(
                 f'the backbone is folded for images of {self.folded_for[0]} x '
                 f'{self.folded_for[1]}, got {x.size(2)} x {x.size(3)}: resize them, or use the '
                 'training form, which takes any size'
@@ -275,7 +275,7 @@ def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Check ``img_size`` and make it (height, width)."""
     size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
     if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise ValueError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
+        raise UserError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
     return size
 
 
@@ -283,10 +283,10 @@ def _stage_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[i
     """Check ``out_indices`` and count negative ones from the last stage."""
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not given:
-        raise ValueError('out_indices is empty: name at least one stage')
+        raise UserError('out_indices is empty: name at least one stage')
     for i in given:
         if not isinstance(i, int) or not -num_stages <= i < num_stages:
-            raise ValueError(
+            raise UserError(
                 f'out_indices has {i!r}, but this arch has stages 0 to {num_stages - 1}'
             )
     return tuple(i % num_stages for i in given)

@@ -50,7 +50,7 @@ def odd_tensor(rng, tensor):
             lambda: torch.ones(rng.choice(shapes), dtype=rng.choice(DTYPES[:7])),
             lambda: torch.full(tensor.shape, rng.choice([float('nan'), float('inf'), -1e38])),
             lambda: tensor.to('meta'),
-            lambda: tensor.to_sparse(),
+            lambda: torch.ones(tensor.shape).to_sparse(),
             lambda: torch.quantize_per_tensor(torch.ones(tensor.shape), 1.0, 0, torch.qint8),
             lambda: torch.ones(1).expand(10**5, 10**5, 8),
             lambda: tensor.unsqueeze(-1),

@@ -13,9 +13,9 @@ from torch import nn
 
 from mmvheat.engine import SafeCheckpointHook, weights_fit
 from mmvheat.engine.checkpoint_check import find_resumable, read_weights
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.runner import Runner
 from mmvheat.engine.weights_fit import check_start, check_weights_fit, compare_weights
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 
@@ -127,7 +127,7 @@ def test_weights_that_fit_are_taken(wrap, changes):
 )
 @pytest.mark.parametrize('wrap', [lambda model: model, _TTA])
 def test_weights_that_do_not_fit_are_refused(wrap, changes, said):
-    with pytest.raises(CommandLineError, match=said):
+    with pytest.raises(UserError, match=said):
         check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_said_where_all_fits(logged):
 def test_another_arch_is_refused_by_both_names(check, other, named, swapped, logged):
     one, two = _detector(), _detector(**other)
     model, weights = (two, one) if swapped else (one, two)
-    with pytest.raises(CommandLineError, match=named) as error:
+    with pytest.raises(UserError, match=named) as error:
         check(model, weights.state_dict(), 'c.pth')
     line = str(error.value)
     assert 'depths 1, 1, widths 4, 8' in line and '\n' not in line
@@ -189,7 +189,7 @@ def test_another_arch_is_refused_by_both_names(check, other, named, swapped, log
 def test_a_classifier_is_no_start_for_a_detector(logged):
     detector = _detector()
     detector['roi_head'] = detector.pop('head')
-    with pytest.raises(CommandLineError, match='is a classifier, the config wants a ModuleDict'):
+    with pytest.raises(UserError, match='is a classifier, the config wants a ModuleDict'):
         check_start(detector, _detector().state_dict(), 'c.pth')
 
 
@@ -223,5 +223,5 @@ def test_read_weights_unwraps_what_mmengine_unwraps(tmp_path):
     )
     assert read_weights(str(tmp_path / 'a.pth')) == {'head.weight': torch.ones(1)}
     torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'b.pth')
-    with pytest.raises(CommandLineError, match='it holds state_dict, meta'):
+    with pytest.raises(UserError, match='it holds state_dict, meta'):
         read_weights(str(tmp_path / 'b.pth'))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['Agreement', 'Disagreement', 'distance', 'require_agreement', 'worst_error']
 
 
-class Disagreement(CommandLineError):
+class Disagreement(UserError):
     """Two results that must be equal are not."""
 
 

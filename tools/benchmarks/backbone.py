@@ -34,8 +34,8 @@ from results import Results, Timed, figure, format_spread, save_figure, table
 from stopping import until_stopped
 from timing import measure
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.errors import UserError
 
 PHASES = ('throughput', 'latency', 'training')
 SIZES = {'classifier': [224, 224], 'detection': [800, 1333]}
@@ -144,9 +144,7 @@ def check_baseline(args: argparse.Namespace, scale: str, families: list[str]) ->
     """Refuse a baseline that a group has not."""
     names = families + [f'{name} compiled' for name in families if args.compile]
     if args.baseline and args.baseline not in names:
-        raise CommandLineError(
-            f'--baseline {args.baseline}: the {scale} models are {", ".join(names)}'
-        )
+        raise UserError(f'--baseline {args.baseline}: the {scale} models are {", ".join(names)}')
 
 
 def failures_of(results: Results, group: Group) -> list[dict]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from agreement import Disagreement
 
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['OUT_OF_MEMORY', 'noting_failure']
 
@@ -24,7 +24,7 @@ def noting_failure(failures: dict[str, str], name: str, must_agree: bool = True)
     """
     try:
         yield
-    except CommandLineError as error:
+    except UserError as error:
         if must_agree or not isinstance(error, Disagreement):
             raise
         failures[name] = str(error)

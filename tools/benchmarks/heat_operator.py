@@ -22,8 +22,8 @@ from stopping import until_stopped
 from timing import Spread, measure, spread
 from torch import Tensor
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.errors import UserError
 from mmvheat.ops import heat_conduction
 from mmvheat.ops.reference import heat_conduction_reference
 
@@ -86,9 +86,9 @@ def main(argv: list[str] | None = None) -> None:
         args.operators = default_operators(device, DTYPES[args.dtype])
     unknown = [name for name in args.operators if name not in OPERATORS]
     if unknown:
-        raise CommandLineError(f'unknown operator {unknown[0]!r}: use {", ".join(OPERATORS)}')
+        raise UserError(f'unknown operator {unknown[0]!r}: use {", ".join(OPERATORS)}')
     if len(args.exponent_sizes) == 1:
-        raise CommandLineError('--exponent-sizes needs two sizes for a slope, or none')
+        raise UserError('--exponent-sizes needs two sizes for a slope, or none')
     operators = {name: OPERATORS[name] for name in args.operators}
     results = Results('heat_operator', vars(args), device, args.json)
     squares = [(side, side, args.exponent_channels) for side in args.exponent_sizes]

@@ -8,7 +8,7 @@ import torch
 from results import figure
 
 from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['DTYPES', 'add_options', 'autocast', 'check_options', 'positive', 'size']
 
@@ -62,13 +62,13 @@ def check_options(args: argparse.Namespace) -> torch.device:
         The device.
 
     Raises:
-        CommandLineError: If an option does not fit this machine.
+        UserError: If an option does not fit this machine.
     """
     if args.sample_ms < 0:
-        raise CommandLineError(f'--sample-ms is not negative, got {args.sample_ms}')
+        raise UserError(f'--sample-ms is not negative, got {args.sample_ms}')
     if args.compile and args.compile not in torch.compiler.list_backends(exclude_tags=()):
         known = ', '.join(torch.compiler.list_backends(exclude_tags=()))
-        raise CommandLineError(f'torch.compile has no backend {args.compile!r}: it has {known}')
+        raise UserError(f'torch.compile has no backend {args.compile!r}: it has {known}')
     if args.plot:
         figure(1)  # matplotlib that is missing should be missed now
     if args.threads:
@@ -78,16 +78,14 @@ def check_options(args: argparse.Namespace) -> torch.device:
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
-        raise CommandLineError(f'--device is cpu or cuda[:N], got {args.device!r}') from error
+        raise UserError(f'--device is cpu or cuda[:N], got {args.device!r}') from error
     if device.type not in ('cpu', 'cuda'):
-        raise CommandLineError(f'--device is cpu or cuda[:N], got {args.device!r}')
+        raise UserError(f'--device is cpu or cuda[:N], got {args.device!r}')
     if device.type == 'cuda':
         if not torch.cuda.is_available():
-            raise CommandLineError('--device cuda, but torch finds no CUDA GPU: use --device cpu')
+            raise UserError('--device cuda, but torch finds no CUDA GPU: use --device cpu')
         if (device.index or 0) >= torch.cuda.device_count():
-            raise CommandLineError(
-                f'--device {device}, but there are {torch.cuda.device_count()} GPUs'
-            )
+            raise UserError(f'--device {device}, but there are {torch.cuda.device_count()} GPUs')
         device = torch.device('cuda', device.index or 0)
         torch.cuda.set_device(device)
     return device
@@ -97,10 +95,10 @@ def size(numbers: list[int]) -> tuple[int, int]:
     """Height and width from one or two numbers.
 
     Raises:
-        CommandLineError: If there are more.
+        UserError: If there are more.
     """
     if len(numbers) > 2:
-        raise CommandLineError(f'--size is one or two numbers, got {len(numbers)}')
+        raise UserError(f'--size is one or two numbers, got {len(numbers)}')
     return numbers[0], numbers[-1]
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeat, VHeatArch
 
 __all__ = [
@@ -124,19 +124,19 @@ def groups_of(models: list[str], with_published: bool) -> dict[str, list[str]]:
     """Sort models by their size; the published code goes with every vHeat.
 
     Raises:
-        CommandLineError: If a model is unknown, or the published code has nothing to go with.
+        UserError: If a model is unknown, or the published code has nothing to go with.
     """
     groups: dict[str, list[str]] = {}
     for model in dict.fromkeys(models):
         if model not in MODELS:
-            raise CommandLineError(f'unknown model {model!r}: use {", ".join(MODELS)}')
+            raise UserError(f'unknown model {model!r}: use {", ".join(MODELS)}')
         family, _, scale = model.partition('-')
         groups.setdefault(scale, []).append(family)
     for families in groups.values():
         if with_published and OURS in families:
             families.insert(families.index(OURS) + 1, PUBLISHED)
     if with_published and not any(PUBLISHED in families for families in groups.values()):
-        raise CommandLineError('--published is compared with vHeat: give a vheat model too')
+        raise UserError('--published is compared with vHeat: give a vheat model too')
     return groups
 
 
@@ -173,13 +173,11 @@ def check_timm(models: list[str]) -> None:
     """Refuse timm's models where it is not installed.
 
     Raises:
-        CommandLineError: If it is missing.
+        UserError: If it is missing.
     """
     for model in models:
         if model.partition('-')[0] in _TIMM and not timm_is_there():
-            raise CommandLineError(
-                f'{model} needs timm: pip install timm, or leave it out of --models'
-            )
+            raise UserError(f'{model} needs timm: pip install timm, or leave it out of --models')
 
 
 def timm_is_there() -> bool:
@@ -191,11 +189,11 @@ def load_published(root: Path) -> ModuleType:
     """Load the model's module of a clone of the published repository.
 
     Raises:
-        CommandLineError: If it is not there, or needs what is not installed.
+        UserError: If it is not there, or needs what is not installed.
     """
     file = root / 'classification' / 'models' / 'vHeat.py'
     if not file.is_file():
-        raise CommandLineError(
+        raise UserError(
             f'--published {root}: no classification/models/vHeat.py there; give a clone of the '
             'published repository'
         )
@@ -206,9 +204,9 @@ def load_published(root: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except ImportError as error:
         missing = f'pip install {error.name}' if error.name else str(error)
-        raise CommandLineError(f'the published code cannot be imported: {missing}') from error
+        raise UserError(f'the published code cannot be imported: {missing}') from error
     if not hasattr(module, 'vHeat'):
-        raise CommandLineError(f'--published {root}: its vHeat.py has no class vHeat')
+        raise UserError(f'--published {root}: its vHeat.py has no class vHeat')
     return module
 
 
@@ -231,13 +229,13 @@ def build_published(
         training: Leave it in its training form; for inference its classifier has another.
 
     Raises:
-        CommandLineError: If it cannot take images of this size.
+        UserError: If it cannot take images of this size.
     """
     arch = _ARCHS[scale]
     # Its inference form is for one image size only, so its detection code has none.
     folded = path == 'classifier' and not training
     if path == 'classifier' and (image_size[0] != image_size[1] or image_size[0] % 32):
-        raise CommandLineError(
+        raise UserError(
             'the published classifier takes square images of a multiple of 32, got '
             f'{image_size[0]} x {image_size[1]}: use another --size or --path detection'
         )

@@ -22,8 +22,8 @@ from timing import measure
 from torch import Tensor, nn
 
 from mmvheat.analysis import Count, count_model
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.errors import UserError
 
 RESOLUTIONS = [224, 384, 512, 768, 1024, 1280, 1536, 2048]
 STRIDE = 32
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     for side in args.resolutions:
         if side % STRIDE:
-            raise CommandLineError(f'--resolutions are multiples of {STRIDE}, got {side}')
+            raise UserError(f'--resolutions are multiples of {STRIDE}, got {side}')
     for name in args.models:
         if name not in FAMILIES:
-            raise CommandLineError(f'unknown model {name!r}: use {", ".join(FAMILIES)}')
+            raise UserError(f'unknown model {name!r}: use {", ".join(FAMILIES)}')
     check_timm([f'{name}-{args.scale}' for name in args.models])
     device = check_options(args)
     results = Results('resolution', vars(args), device, args.json)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from timing import Spread, ratios, spread
 
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['Results', 'Timed', 'environment', 'figure', 'format_spread', 'save_figure', 'table']
 
@@ -102,7 +102,7 @@ class Results:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(_finite(self.record), indent=1) + '\n')
         except OSError as error:
-            raise CommandLineError(f'cannot write {self._path}: {error.strerror}') from error
+            raise UserError(f'cannot write {self._path}: {error.strerror}') from error
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -153,12 +153,12 @@ def figure(panels: int, height: float = 4.0):
         height: Height in inches.
 
     Raises:
-        CommandLineError: If matplotlib is missing.
+        UserError: If matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise CommandLineError(
+        raise UserError(
             '--plot needs matplotlib: pip install matplotlib, or leave --plot off'
         ) from error
     drawn = Figure(figsize=(5.2 * panels, height), layout='constrained')
@@ -171,7 +171,7 @@ def save_figure(drawn, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: of a suffix that matplotlib has not
-        raise CommandLineError(f'cannot write {path}: {error}') from error
+        raise UserError(f'cannot write {path}: {error}') from error
 
 
 def _three_digits(value: float) -> str:

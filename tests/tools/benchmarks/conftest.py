@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from mmvheat.engine.errors import run_command
+from mmvheat.command_line import run_command
 
 ROOT = Path(__file__).parents[3]
 BENCHMARKS = ROOT / 'tools' / 'benchmarks'
