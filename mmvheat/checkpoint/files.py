@@ -105,8 +105,8 @@ def change_file(
     meta = {'source': Path(source).name, 'key': found.key, 'form': form}
     if target_size is not None:
         meta |= {'target_size': list(as_size(target_size)), 'mode': mode}
-    if model_kind(tensors) != 'backbone':
-        meta |= class_metadata(checkpoint)
+    classes = class_metadata(checkpoint) if model_kind(tensors) != 'backbone' else {}
     entry = 'model' if form == 'published' else 'state_dict'
-    write_checkpoint(target, tensors, meta, force, entry)
-    return replace(report, left_out=found.left_out)
+    write_checkpoint(target, tensors, meta | classes, force, entry)
+    left_out = (name for name in found.left_out if not (classes and name == 'meta'))
+    return replace(report, left_out=tuple(left_out))
