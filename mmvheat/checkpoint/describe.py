@@ -276,4 +276,4 @@ def _progress(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """Read epoch and iteration off mmengine's metadata, or the published code's entries."""
     meta = metadata(checkpoint)
     recorded = {name: meta.get(name, checkpoint.get(name)) for name in ('epoch', 'iter')}
-    return {name: value for name, value in recorded.items() if type(value) is int}
+    return {n: value for n, value in recorded.items() if type(value) is int and 0 <= value < 2**63}

@@ -72,10 +72,10 @@ def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> So
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
-    others = [str(name) for name in state if name not in tensors]
+    others = [shown(name) for name in state if name not in tensors]
     if key:
-        beside = [str(name) for name in checkpoint if name != key]
-        others = beside + [f'{key}.{name}' for name in others]
+        beside = [shown(name) for name in checkpoint if name != key]
+        others = beside + [f'{shown(key)}.{name}' for name in others]
     return SourceState(key, tensors, tuple(others))
 
 

@@ -88,7 +88,10 @@ _CLASS_LAYERS = (
 
 def shown(name: object, most: int = 80) -> str:
     """Make a name from a file fit to be shown: one line, not longer than ``most`` characters."""
-    text = str(name)
+    try:
+        text = str(name)
+    except ValueError:  # an integer of thousands of digits
+        text = type(name).__name__
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= most else f'{text[: most - 3]}...'
 

@@ -92,7 +92,12 @@ def _serialised(
 ) -> bytes:
     if target.suffix != '.safetensors':
         buffer = io.BytesIO()  # torch.save aborts the process if a disk fills up below it
-        torch.save({entry: dict(tensors), 'meta': dict(meta)}, buffer)
+        try:
+            torch.save({entry: dict(tensors), 'meta': dict(meta)}, buffer)
+        except RecursionError as error:
+            raise UserError(
+                f'{target} cannot be written: the metadata of its source are nested too deeply'
+            ) from error
         return buffer.getvalue()
     try:
         from safetensors import SafetensorError
@@ -119,7 +124,7 @@ def _encoded(meta: Mapping[str, Any]) -> dict[str, str]:
     for name, value in meta.items():
         try:
             encoded[str(name)] = value if isinstance(value, str) else json.dumps(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             continue
     return encoded
 

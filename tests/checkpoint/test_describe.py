@@ -131,6 +131,14 @@ def test_odd_metadata(meta):
     assert found.backbone is not None
 
 
+def test_entries_of_any_kind():
+    odd = {10**5000: 10**5000, ('a', 10**5000): None, None: 1.5, 'epoch': 10**5000, 'b' * 999: b'x'}
+    found = describe_checkpoint({'model': {**published(), 10**5000: 3}, **odd})
+    assert found.backbone is not None and found.progress == {}
+    assert all(len(name) < 99 and len(text) < 99 for name, text in found.entries.items())
+    json.dumps(asdict(found))
+
+
 @pytest.mark.parametrize('checkpoint', [{}, {'epoch': 3}, {'a': {'b': {'c': torch.ones(1)}}}])
 def test_no_state_dict(checkpoint):
     with pytest.raises(UserError, match='no state dict'):
