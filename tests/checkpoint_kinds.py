@@ -1,9 +1,10 @@
 """Checkpoints of every kind, made of the golden models' weights."""
 
 from collections import OrderedDict
+from functools import cache
 
 import torch
-from golden import golden_state
+from golden import golden_state as make_golden_state
 from torch import Tensor
 
 from mmvheat.checkpoint import fold_state_dict
@@ -11,6 +12,8 @@ from mmvheat.checkpoint import fold_state_dict
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu', 'hen', 'ibex', 'jay')
 
 State = dict[str, Tensor]
+
+golden_state = cache(make_golden_state)
 
 
 def published(name: str = 'tiny_like') -> State:
@@ -73,6 +76,7 @@ def mmengine(state: State) -> dict:
     }
 
 
+@cache
 def every_kind(name: str = 'tiny_like') -> dict[str, tuple[dict, str | None, str, str]]:
     """Checkpoints by what they are, each with the key to take, its origin and kind."""
     of_class = (published(name), mmpretrain(name))
