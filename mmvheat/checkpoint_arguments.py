@@ -29,16 +29,19 @@ def _side(text: str) -> int:
     return int(text)
 
 
-def add_size_argument(parser: argparse.ArgumentParser, name: str, help: str) -> None:
-    """Add a required option that takes N or H W, in pixels, and gives (height, width).
+def add_size_argument(
+    parser: argparse.ArgumentParser, name: str, help: str, required: bool = True
+) -> None:
+    """Add an option that takes N or H W, in pixels, and gives (height, width).
 
     Args:
         parser: The parser.
         name: The option, with its dashes.
         help: What it is for.
+        required: Whether it must be given.
     """
     parser.add_argument(
-        name, action=_SizeAction, type=_side, nargs='+', required=True, metavar='N', help=help
+        name, action=_SizeAction, type=_side, nargs='+', required=required, metavar='N', help=help
     )
 
 

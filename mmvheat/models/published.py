@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner import CheckpointLoader
 
 from mmvheat.checkpoint import find_state_dict
-from mmvheat.checkpoint.formats import backbone_prefix
+from mmvheat.checkpoint.names import backbone_prefix
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
