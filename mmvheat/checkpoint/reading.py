@@ -16,6 +16,7 @@ from mmvheat.errors import UserError
 from .container_check import LEGACY_MAGIC, ZIP_MAGIC, check_legacy, check_zip
 from .pickle_check import Refusal, check_names
 from .safe_globals import safe_globals
+from .writing import decode_metadata
 
 __all__ = ['read_checkpoint']
 
@@ -125,7 +126,7 @@ def _read_safetensors(path: Path, mmap: bool) -> dict[str, Any]:
                 name: tensor if mmap else tensor.clone()
                 for name, tensor in ((name, file.get_tensor(name)) for name in file.keys())
             }
-            return {'state_dict': tensors, 'meta': dict(file.metadata() or {})}
+            return {'state_dict': tensors, 'meta': decode_metadata(file.metadata())}
     except Refusal:
         raise
     except Exception as error:  # its own errors, and torch's for types that torch lacks

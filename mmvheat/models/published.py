@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS as MMENGINE_MODELS
 
 from mmvheat.checkpoint import find_state_dict, read_checkpoint
-from mmvheat.checkpoint.formats import backbone_prefix
+from mmvheat.checkpoint.names import backbone_prefix
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
