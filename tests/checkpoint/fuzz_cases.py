@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ from checkpoint.fuzz_pickles import (
     odd_calls,
     py,
 )
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save as save_safetensors
 
 __all__ = ['CANARY', 'FAMILIES', 'Case', 'cases']
 
@@ -56,13 +59,15 @@ class Case:
     must: str = ''
 
 
-Made = tuple[str, 'str | Callable[[Path], Path]', 'bytes | None', str]
+Data = bytes | Callable[[], bytes]
+# What was done, the file's name or how to make it, its content, and what must come of it.
+Made = tuple[str, str | Callable[[Path], Path], Data | None, str]
 
 
-def _file(name: str, data: bytes) -> Callable[[Path], Path]:
+def _file(name: str, data: Data) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         path = folder / name
-        path.write_bytes(data)
+        path.write_bytes(data() if callable(data) else data)
         return path
 
     return make
@@ -209,7 +214,7 @@ def flipped_pickle(rng: random.Random) -> Iterator[Made]:
             else:
                 del changed[position : position + rng.randrange(1, 9)]
             mutated = records | {'data.pkl': bytes(changed)}
-            yield f'{name} at {position}', name, archive(mutated), ''
+            yield f'{name} at {position}', name, partial(archive, mutated), ''
 
 
 def contents(rng: random.Random) -> Iterator[Made]:
@@ -224,10 +229,13 @@ def contents(rng: random.Random) -> Iterator[Made]:
               (16, 16, 3), (5, 7, 2), (16, 16, 200), (3000, 1, 2), (1,) * 12, (2, 16,
               16)]  # fmt: skip
 
-    def changed(how: Callable[[dict], None], top: str = 'model') -> bytes:
-        state = model()
-        how(state)
-        return saved({top: state, 'epoch': 1} if top else state)
+    def changed(how: Callable[[dict], None], top: str = 'model') -> Callable[[], bytes]:
+        def file() -> bytes:
+            state = model()
+            how(state)
+            return saved({top: state, 'epoch': 1} if top else state)
+
+        return file
 
     for key in (embed, 'freq_embed.1', to_k, 'layers.0.0.op.to_k.0.bias', 'outnorm1.weight',
                 'patch_embed.conv1.weight'):  # fmt: skip
@@ -261,11 +269,12 @@ def contents(rng: random.Random) -> Iterator[Made]:
         yield f'also {name[:30]!r}', 'a.pth', data, 'fail'
     for prefix in ('module.', '_orig_mod.', 'backbone.', 'module.backbone.', 'ema_model.module.',
                    'a.b.c.', '..', 'model.'):  # fmt: skip
-        yield f'prefix {prefix}', 'a.pth', saved({'state_dict': model(prefix)}), ''
+        yield f'prefix {prefix}', 'a.pth', partial(saved, {'state_dict': model(prefix)}), ''
     for meta in (None, 5, 'text', [], {'epoch': None}, {'dataset_meta': None}, {'dataset_meta': 5},
                  {1: 2}, torch.ones(2), {'time': float('nan')}, {'a': {'b': [{}] * 3}}, True,
                  {'dataset_meta': {'classes': None, 'palette': [[1]]}}):  # fmt: skip
-        yield f'meta {meta!r:.20}', 'a.pth', saved({'state_dict': model(), 'meta': meta}), ''
+        data = partial(saved, {'state_dict': model(), 'meta': meta})
+        yield f'meta {meta!r:.20}', 'a.pth', data, ''
     for top in (None, 5, [], 'model', {}, {'model': None}, {'model': []}, {'model': {}},
                 {1: {2: 3}},
                 {'state_dict': {}}, {'model': {'w': torch.ones(2)}}, {'model': {1: torch.ones(2)}},
@@ -273,11 +282,11 @@ def contents(rng: random.Random) -> Iterator[Made]:
                 [model()], (model(),), torch.ones(2), {'model': {'model': model()}},
                 {'state_dict': {'state_dict': model()}}, {'model_ema': model(), 'model': []},
                 {'a': model(), 'b': model()}, {'model': [model()]}):  # fmt: skip
-        yield f'top {str(top)[:24]!r}', 'a.pth', saved(top), ''
+        yield f'top {str(top)[:24]!r}', 'a.pth', partial(saved, top), ''
     whole = mmengine_checkpoint()
     for name in list(whole):
         for value in (None, 5, [], {}, torch.ones(1)):
-            data = saved(whole | {name: value})
+            data = partial(saved, whole | {name: value})
             yield f'{name} as {type(value).__name__}', 'epoch_1.pth', data, ''
 
 
@@ -489,7 +498,9 @@ def archives(rng: random.Random) -> Iterator[Made]:
         ):
             z = _Zip()
             z.central[record] = {'packed': 0xFFFFFFFF, 'size': 0xFFFFFFFF, 'extra': extra}
-            yield f'{record} with lying 64-bit sizes', 'a.pth', z.bytes(), 'fail'
+            # The second one's sizes are true, and its offset is not asked for.
+            must = 'fail' if extra[4:12] != struct.pack('<Q', 16) or 'pkl' in record else 'load'
+            yield f'{record} with 64-bit sizes', 'a.pth', z.bytes(), must
     for field, values in {
         'disk': (1, 0xFFFF), 'first': (1,), 'here': (0, 3, 0xFFFF), 'count': (0, 3, 5, 0xFFFF),
         'size': (0, 1, 1000, 0xFFFFFFFF), 'offset': (0, 1, 0xFFFFFFFF), 'comment': (1, 9, 0xFFFF),
@@ -535,13 +546,15 @@ def archives(rng: random.Random) -> Iterator[Made]:
     for packing in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         data = archive(good, compression=packing)
         yield f'compressed {packing}', 'a.pth', data, 'fail'
-        bomb = archive({**good, 'data/0': bytes(10_000_000)}, compression=packing)
+        more = {'data/0': bytes(10_000_000)}
+        bomb = partial(archive, good | more, compression=packing)
         yield f'bomb in a storage {packing}', 'a.pth', bomb, 'fail'
-        bomb = archive({**good, 'data.pkl': b'N' * 10_000_000}, compression=packing)
+        more = {'data.pkl': b'N' * 10_000_000}
+        bomb = partial(archive, good | more, compression=packing)
         yield f'bomb in the pickle {packing}', 'a.pth', bomb, 'fail'
     other_case = archive(good | {'DATA/0': b''})
     yield 'names that differ in case', 'a.pth', other_case, 'fail'
-    yield 'many records', 'a.pth', archive(good | {f'x/{i}': b'' for i in range(3000)}), ''
+    yield 'many records', 'a.pth', partial(archive, good | {f'x/{i}': b'' for i in range(3000)}), ''
     yield 'no folder', 'a.pth', archive({'': b''}, ''), 'fail'
     yield 'no records', 'a.pth', archive({}), 'fail'
     yield 'two folders', 'a.pth', archive({'data.pkl': b'N.'}) + archive(good), 'fail'
@@ -679,9 +692,67 @@ def kinds_of_file(rng: random.Random) -> Iterator[Made]:
                  ' ',
                  'a.pth.tmp', 'A.PTH', 'a.SAFETENSORS', 'http:', 'con.pth',
                  '\u202e.pth'):  # fmt: skip
-        must = 'fail' if name == '.safetensors' else ''
-        yield f'good called {name!r}', _file(name, bases()['bare.pth']), None, must
+        yield f'good called {name!r}', _file(name, bases()['bare.pth']), None, 'load'
+        yield f'mapped called {name!r}', _file(name, bases()['bare.safetensors']), None, ''
+        yield f'other called {name!r}', _file(name, saved({'w': torch.ones(2)})), None, 'load'
         yield f'bad called {name!r}', _file(name, bases()['bare.pth'][:900]), None, 'fail'
+
+
+def large(rng: random.Random) -> Iterator[Made]:
+    """Files of tens of megabytes, beside which what a process takes anyway is little."""
+
+    def whole() -> dict:
+        # The same in every run, and fast to make.
+        return {'state_dict': model('backbone.') | {'neck.weight': torch.arange(10_000_000.0)}}
+
+    def history() -> dict:
+        steps = list(range(1_000_000))
+        buffer = HistoryBuffer([float(step) for step in steps], steps)
+        return whole() | {'message_hub': {'log_scalars': {'loss': buffer}}}
+
+    def tied() -> dict:
+        weights = torch.arange(5_000_000.0)
+        return {'state_dict': model('backbone.') | {f'neck.{i}.weight': weights for i in range(2)}}
+
+    def in_safetensors() -> bytes:
+        return save_safetensors(whole()['state_dict'])
+
+    def half(file: Callable[[], bytes]) -> bytes:
+        data = file()
+        return data[: len(data) // 2]
+
+    def cleared(file: Callable[[], bytes]) -> bytes:
+        data = file()
+        return data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+
+    def expanded() -> bytes:
+        return saved({'state_dict': {'w': torch.arange(5_000_000.0).expand(40, -1)}})
+
+    def double() -> bytes:
+        return saved({'state_dict': {'w': torch.arange(5_000_000).double()}})
+
+    for old in (False, True):
+        kind = 'old' if old else 'zip'
+        for make in (whole, history, tied):
+            file = partial(lambda make, old: saved(make(), old), make, old)
+            yield f'{make.__name__} in {kind}', 'a.pth', file, 'load'
+        file = partial(lambda old: saved(whole(), old), old)
+        yield f'half a {kind}', 'a.pth', partial(half, file), 'fail'
+        yield f'{kind} half full of zeros', 'a.pth', partial(cleared, file), 'fail'
+    yield 'whole in safetensors', 'a.safetensors', in_safetensors, 'load'
+    yield 'half a safetensors', 'a.safetensors', partial(half, in_safetensors), 'fail'
+    yield 'zeros in safetensors', 'a.safetensors', partial(cleared, in_safetensors), ''
+    yield 'expanded', 'a.pth', expanded, 'fail'
+    yield 'double', 'a.pth', double, 'load'
+    text = checkpoint_pickle(py('x' * 30_000_000))
+    yield 'a long text', 'a.pth', in_archive(text), 'load'
+    yield 'a long text in old', 'a.pth', in_legacy(text), 'load'
+    wide = checkpoint_pickle(py('\u0416' * 10_000_000))
+    yield 'a long text of wide letters', 'a.pth', in_archive(wide), 'fail'
+    numbers = checkpoint_pickle(py([0.5] * 3_000_000))
+    yield 'a long list', 'a.pth', in_archive(numbers), ''
+    yield 'noise', 'a.pth', partial(rng.randbytes, 30_000_000), 'fail'
+    yield 'noise in safetensors', 'a.safetensors', partial(rng.randbytes, 30_000_000), 'fail'
 
 
 FAMILIES: dict[str, Callable[[random.Random], Iterator[Made]]] = {
@@ -699,6 +770,7 @@ FAMILIES: dict[str, Callable[[random.Random], Iterator[Made]]] = {
     'archives': archives,
     'safetensors': safetensors_headers,
     'kinds-of-file': kinds_of_file,
+    'large': large,
 }
 
 

@@ -593,11 +593,11 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield 'itself as attribute', HOOKS + b'q\x01}' + py('a') + b'h\x01sb'
     yield 'itself in a tuple', b']q\x01h\x01\x85a'
     yield 'itself through two', b']q\x01]h\x01aa'
-    yield 'many lists', b'](' + b']' * 3_000_000 + b'e'
-    yield 'many nothings', b'](' + b'N' * 6_000_000 + b'e'
-    yield 'many dicts', b'](' + b'}' * 3_000_000 + b'e'
+    yield 'many lists', b'](' + b']' * 1_500_000 + b'e'
+    yield 'many nothings', b'](' + b'N' * 2_000_000 + b'e'
+    yield 'many dicts', b'](' + b'}' * 1_500_000 + b'e'
     yield 'many sets', b'](' + b'\x8f' * 1_000_000 + b'e'
-    yield 'many marks', b'(' * 3_000_000
+    yield 'many marks', b'(' * 1_000_000
     yield 'many ordered', b'](' + name(*ORDERED) + b'q\x01' + b'h\x01)R' * 300_000 + b'e'
     yield 'many tensors', b'](' + tensor() + name(*TENSOR_V2) + b'q\x01' + py(
         (storage(), 0, (4,), (1,), False, HOOKS)

@@ -176,7 +176,7 @@ class _Runner:
             outcome.faults.append(f'refused, but {ends}')
         if ends['convert'] != ends['command']:
             outcome.faults.append(f'convert: {ends["convert"]}, command: {ends["command"]}')
-        if (path.parent / CANARY).exists() or fuzz_canary.fired:
+        if (self.root / 'in' / CANARY).exists() or fuzz_canary.fired:
             outcome.faults.append('runs code: the canary is gone')
             fuzz_canary.fired.clear()
         if _process_state() != self.state:
@@ -240,11 +240,12 @@ def _faults_of_message(name: str, message: str, path: Path) -> list[str]:
     shown = shown if shown.isprintable() else ascii(shown)
     if not message.isprintable():
         faults.append(f'{name} says what cannot be printed in a line: {message!r:.300}')
-    if shown not in message and ' '.join(shown.split()) not in message:
+    names = (shown, ' '.join(shown.split()), f'{os.sep}out{os.sep}old.safetensors')
+    if not any(name in message for name in names):
         faults.append(f'{name} does not name the file: {message!r:.300}')
     if ': ' not in message or len(message) > len(shown) + 1000:
         faults.append(f'{name} says too little or too much: {message!r:.1500}')
-    if 'allocate' in message or 'memory' in message and 'would take' not in message:
+    if 'allocate' in message or 'out of memory' in message:
         faults.append(f'{name} tries to get the memory first: {message!r:.300}')
     return faults
 

@@ -13,7 +13,7 @@ import torch
 from checkpoint.fuzz_canary import fired
 from checkpoint.fuzz_cases import CANARY, FAMILIES, cases
 from checkpoint.fuzz_pickles import call
-from checkpoint.fuzz_server import Server
+from checkpoint.fuzz_server import FLOOR, Server
 
 FULL = os.environ.get('MMVHEAT_FULL', '') not in ('', '0')
 ONLY = os.environ.get('MMVHEAT_FUZZ', '')
@@ -53,14 +53,17 @@ def chosen(family):
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.timeout(3600)
 def test_a_mutated_checkpoint_is_read_or_refused_in_one_line(family, server, figures):
-    ends, peak, failures = Counter(), 0, []
+    ends, peak, ratio, failures = Counter(), 0, 0.0, []
     for case in chosen(family):
         outcome = server.run(case)
         ends[outcome.end] += 1
         peak = max(peak, outcome.peak)
+        if outcome.size > FLOOR // 4:
+            ratio = max(ratio, outcome.peak / outcome.size)
         failures += [f'{case.name}: {fault}' for fault in outcome.faults]
     counts = f'{ends.total()} | {ends["read"]} | {ends["refused"]}'
-    figures.append(f'| {family} | {counts} | {peak / 2**20:.0f} MiB |')
+    of_file = f', {ratio:.1f} times the file' if ratio else ''
+    figures.append(f'| {family} | {counts} | {peak / 2**20:.0f} MiB{of_file} |')
     assert not failures, '\n'.join(
         [f"{len(failures)} faults; MMVHEAT_FUZZ='FAMILY/NUMBER' runs one again", *failures[:40]]
     )
