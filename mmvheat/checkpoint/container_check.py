@@ -107,9 +107,11 @@ def check_legacy(data: mmap.mmap) -> None:
     _, position = check.follow(data, position)
     made, position = check.follow(data, position)
     keys, position = check.follow(data, position)
-    if not isinstance(keys, list) or set(keys) != set(check.storages) or len(keys) > len(set(keys)):
+    # Each storage once: one that is left out would stay what the memory held before.
+    named = [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+    if set(named) != set(check.storages) or not len(set(named)) == len(named) == len(keys):
         raise damaged()
-    for key in keys:
+    for key in named:
         storage = check.storages[key]
         if position + 8 > len(data):
             raise damaged()

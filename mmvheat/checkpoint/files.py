@@ -9,7 +9,7 @@ from mmvheat.errors import UserError
 from .convert import as_size, change_form, convert_state_dict
 from .formats import class_metadata, find_state_dict
 from .names import model_kind
-from .reading import read_checkpoint
+from .reading import read_checkpoint, shown_path
 from .report import ConversionReport
 from .writing import check_target, write_checkpoint
 
@@ -52,9 +52,9 @@ def convert_file(
         found = find_state_dict(checkpoint, key)
         tensors, report = convert_state_dict(found.tensors, source_size, target_size, mode, task)
     except UserError as error:
-        raise UserError(f'{source}: {error}') from error
+        raise UserError(f'{shown_path(source)}: {error}') from error
     meta = {
-        'source': Path(source).name,
+        'source': shown_path(Path(source).name),
         'key': found.key,
         'source_size': list(source_size),
         'target_size': list(target_size),
@@ -101,8 +101,8 @@ def change_file(
         found = find_state_dict(checkpoint, key)
         tensors, report = change_form(found.tensors, form, target_size, source_size, mode)
     except UserError as error:
-        raise UserError(f'{source}: {error}') from error
-    meta = {'source': Path(source).name, 'key': found.key, 'form': form}
+        raise UserError(f'{shown_path(source)}: {error}') from error
+    meta = {'source': shown_path(Path(source).name), 'key': found.key, 'form': form}
     if target_size is not None:
         meta |= {'target_size': list(as_size(target_size)), 'mode': mode}
     classes = class_metadata(checkpoint) if model_kind(tensors) != 'backbone' else {}

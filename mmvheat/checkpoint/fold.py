@@ -12,7 +12,7 @@ from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize
 from .convert import as_size, rename
 from .formats import class_metadata, find_state_dict
 from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT
-from .reading import read_checkpoint
+from .reading import read_checkpoint, shown_path
 from .writing import check_target, write_checkpoint
 
 __all__ = ['fold_file', 'fold_state_dict']
@@ -99,17 +99,17 @@ def fold_file(
     """
     size = as_size(size)
     real = check_target(target, force)
+    checkpoint = read_checkpoint(source)
     if real == Path(os.path.realpath(source)):
         raise UserError(
             f'{target} is the source: folding loses what training needs, name another output'
         )
-    checkpoint = read_checkpoint(source)
     try:
         found = find_state_dict(checkpoint, key)
         tensors = fold_state_dict(found.tensors, size)
     except UserError as error:
-        raise UserError(f'{source}: {error}') from error
-    meta = {'source': Path(source).name, 'key': found.key, 'folded_for': list(size)}
+        raise UserError(f'{shown_path(source)}: {error}') from error
+    meta = {'source': shown_path(Path(source).name), 'key': found.key, 'folded_for': list(size)}
     meta |= class_metadata(checkpoint)
     write_checkpoint(target, tensors, meta, force)
     return tensors

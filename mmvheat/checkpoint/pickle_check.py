@@ -429,9 +429,11 @@ class PickleCheck:
         return Made('bytes', size)
 
     def _bytearray(self, *arguments):
-        if not arguments:
-            return Made('bytearray')
-        return self._bytes(*arguments) and Made('bytearray') if len(arguments) == 2 else None
+        data = arguments[0] if len(arguments) == 1 else arguments and self._bytes(*arguments)
+        if arguments and not _is_kind(data, 'bytes'):
+            return None
+        self._spend(data.size if data else 0)
+        return Made('bytearray')
 
     def _complex(self, real, imaginary):
         good = isinstance(real, float) and isinstance(imaginary, float)
@@ -535,7 +537,7 @@ _ARGUMENTS = {
     'torch.device': (1, 2),
     'collections.OrderedDict': (0, 1),
     'collections.Counter': (0, 1),
-    'builtins.bytearray': (0, 2),
+    'builtins.bytearray': (0, 1, 2),
     'builtins.complex': (2,),
     'builtins.getattr': (2,),
     '_codecs.encode': (2,),

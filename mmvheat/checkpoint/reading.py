@@ -18,7 +18,7 @@ from .pickle_check import Refusal, check_names
 from .safe_globals import safe_globals
 from .writing import decode_metadata
 
-__all__ = ['read_checkpoint']
+__all__ = ['read_checkpoint', 'shown_path']
 
 _AGAIN = 'copy or download it again'
 # How much of a file that is none of ours is looked at, to say what it is.
@@ -53,11 +53,11 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
             return _read_safetensors(path, mmap)
         if not head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
             raise Refusal(_what_it_is(path, head))
-        return _read_torch(path, mmap and head.startswith(ZIP_MAGIC))
+        return _read_torch(path, mmap and head.startswith(ZIP_MAGIC) and _is_text(path))
     except Refusal as refusal:
-        raise UserError(f'{_shown(path)} {refusal}') from refusal
+        raise UserError(f'{shown_path(path)} {refusal}') from refusal
     except OSError as error:
-        raise UserError(f'{_shown(path)} cannot be read: {error.strerror}') from error
+        raise UserError(f'{shown_path(path)} cannot be read: {error.strerror}') from error
 
 
 def _read_torch(path: Path, mmap: bool) -> dict[str, Any]:
@@ -113,6 +113,10 @@ def _read_safetensors(path: Path, mmap: bool) -> dict[str, Any]:
         from safetensors import safe_open
     except ImportError as error:
         raise Refusal('needs safetensors: pip install "mmvheat[safetensors]"') from error
+    if not _is_text(path):
+        raise Refusal(
+            'has bytes in its path that are no UTF-8, safetensors opens none such: rename it'
+        )
     size = path.stat().st_size
     with path.open('rb') as file:
         header = int.from_bytes(file.read(8), 'little')
@@ -155,10 +159,19 @@ def _reason(error: Exception) -> str:
     return shown.strip() or type(error).__name__
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: str | os.PathLike) -> str:
     """Give a path as one line, even one with line breaks or bytes that are no text."""
-    text = str(path)
+    text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8; torch maps no other, and safetensors opens none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pickled_globals(path: Path) -> list[str]:

@@ -106,8 +106,7 @@ def _serialised(
         raise UserError(
             f'{target} needs safetensors: pip install "mmvheat[safetensors]"'
         ) from error
-    # It refuses tensors that share memory, which tied weights do.
-    apart = {n: t.clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    apart = _apart(tensors)
     try:
         return save(apart, {'format': 'pt', **_encoded(meta)})
     except (SafetensorError, KeyError, ValueError) as error:
@@ -116,6 +115,19 @@ def _serialised(
             f'{target} cannot hold these tensors ({", ".join(dtypes)}): safetensors says '
             f'{str(error) or type(error).__name__}; write a .pth'
         ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the tensors that share memory or have gaps in it, which safetensors refuses."""
+    apart, seen = {}, set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        is_whole = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes
+        if not is_whole or memory.data_ptr() in seen or tensor.is_conj() or tensor.is_neg():
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(memory.data_ptr())
+        apart[name] = tensor
+    return apart
 
 
 def _encoded(meta: Mapping[str, Any]) -> dict[str, str]:
