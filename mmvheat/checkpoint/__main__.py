@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmvheat.checkpoint import Description, change_file, describe_checkpoint, read_checkpoint
-from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
+from mmvheat.checkpoint.download import local_file
+from mmvheat.checkpoint.reading import shown_path
+from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument, source_file
 from mmvheat.command_line import OneLineParser, run_main
 from mmvheat.errors import UserError
 from mmvheat.matching_configs import Use, arch_name, config_folder, find_uses
@@ -42,7 +44,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description='Say what a checkpoint is and which configs it fits, from names and shapes.',
         allow_abbrev=False,
     )
-    inspect.add_argument('file', metavar='FILE', help='checkpoint, of torch.save or safetensors')
+    inspect.add_argument('file', metavar='FILE', help='checkpoint, a file or a URL')
     inspect.add_argument('--key', help='entry to look at, for example model_ema')
     inspect.add_argument('--json', action='store_true', help='print JSON')
     convert = commands.add_parser(
@@ -51,7 +53,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description='Rename the keys of a checkpoint, and fit its embeddings to another size.',
         allow_abbrev=False,
     )
-    convert.add_argument('source', metavar='IN', help='checkpoint to convert, of any form')
+    convert.add_argument('source', metavar='IN', help='checkpoint to convert, a file or a URL')
     convert.add_argument('target', metavar='OUT', help='file to write, .safetensors if it ends so')
     convert.add_argument(
         '--to',
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
     report = change_file(
-        args.source,
+        source_file(args.source, args.target, args.force),
         args.target,
         _FORMS[args.to],
         args.size,
@@ -106,12 +108,12 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    path = Path(args.file)
+    path = local_file(args.file)
     checkpoint = read_checkpoint(path, mmap=True)
     try:
         description = describe_checkpoint(checkpoint, args.key)
     except UserError as error:
-        raise UserError(f'{path}: {error}') from error
+        raise UserError(f'{shown_path(path)}: {error}') from error
     size, digest = path.stat().st_size, _sha256(path)
     uses = find_uses(description, args.file, args.key)
     if args.json:

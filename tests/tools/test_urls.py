@@ -32,7 +32,7 @@ BACKBONE = 'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.pref
 
 
 def _load(path: str) -> ModuleType:
-    spec = spec_from_file_location(Path(path).stem, ROOT / path)
+    spec = spec_from_file_location(f'tool_{Path(path).stem}', ROOT / path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -114,6 +114,8 @@ COMMANDS = {
         '--pt_pth {} --pt_size 64 --tg_pth out.pth --tg_size 96',
     ),
     'fold': ('tools/fold_for_inference.py', '{} out.pth --size 64'),
+    'inspect': ('mmvheat/checkpoint/__main__.py', 'inspect {}'),
+    'change form': ('mmvheat/checkpoint/__main__.py', 'convert {} out.pth --to downstream'),
 }
 
 
@@ -270,12 +272,14 @@ def test_resuming_runs_no_config_of_the_checkpoint(web, canary):
     assert Path('other/iter_2.pth').is_file() and not canary.exists()
 
 
-@pytest.mark.parametrize('entry', ['test', 'demo_image', 'convert', 'fold'])
+@pytest.mark.parametrize(
+    'entry', ['test', 'demo_image', 'convert', 'fold', 'inspect', 'change form']
+)
 def test_other_commands_take_a_good_file(entry, web, tiny_data):
     _serve_weights(web, 'segmentation')
     tool, command = COMMANDS[entry]
     image = next(iter(sorted((tiny_data / 'scenes' / 'val').glob('*.png'))))
     assert _run(tool, command.format(web.url('good.pth'), image=image)) == 0
     assert len(web.asked) == 1
-    if entry in ('convert', 'fold'):
+    if entry in ('convert', 'fold', 'change form'):
         assert os.path.getsize('out.pth') > 1000
