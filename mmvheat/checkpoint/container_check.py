@@ -196,12 +196,7 @@ def _read_entry(data: mmap.mmap, position: int, end: int) -> tuple[_Record, int]
     size, packed, header = _large_values(
         (size, packed, header), data[name_end : name_end + extra_size]
     )
-    if (
-        (not method and packed != size)
-        or not name.isprintable()
-        or name.endswith('/')
-        or '\\' in name
-    ):
+    if (not method and packed != size) or '\0' in name or name.endswith('/') or '\\' in name:
         raise damaged()
     return _Record(name, flags, method, crc, packed, size, header), position_after
 

@@ -119,9 +119,9 @@ def valid(rng: random.Random) -> Iterator[Made]:
     renamed = bases()
     yield 'safetensors by another name', 'weights.bin', renamed['bare.safetensors'], 'load'
     yield 'zip by another name', 'weights', renamed['bare.pth'], 'load'
-    for root in ('epoch_12', 'é', 'a b', 'DATA'):
+    for root in ('epoch_12', 'é', 'a b', 'DATA', 'a\nb'):
         data = archive(records_of(renamed['published.pth']), root)
-        yield f'folder {root} in it', 'a.pth', data, 'load'
+        yield f'folder {root!r} in it', 'a.pth', data, 'load'
     yield 'by hand', 'a.pth', in_archive(checkpoint_pickle(py(1))), 'load'
     yield 'old by hand', 'a.pth', in_legacy(checkpoint_pickle(py(1))), 'load'
     big = records_of(saved({'model': {'w': torch.arange(4.0)}}))
