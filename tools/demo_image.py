@@ -121,11 +121,13 @@ def _check_device(name: str | None) -> str:
 
 
 def _hush() -> None:
-    """Silence what the libraries always warn of and what changes nothing here."""
+    """Silence what the libraries always say or warn of and what changes nothing here."""
     from mmengine.logging import MMLogger
 
     warnings.filterwarnings('ignore', category=UserWarning, module=r'mmseg\.models')
-    MMLogger.get_current_instance().addFilter(_says_something)
+    logger = MMLogger.get_current_instance()
+    logger.setLevel('WARNING')  # That all keys match is checked beforehand.
+    logger.addFilter(_says_something)
 
 
 def _says_something(record: logging.LogRecord) -> bool:

@@ -1,4 +1,5 @@
 import pytest
+from torch import nn
 
 from mmvheat.engine.errors import config_errors
 from mmvheat.errors import UserError
@@ -51,4 +52,4 @@ _raises.__code__ = _raises.__code__.replace(co_filename=freq_embed.__file__)
 def test_what_torch_refuses_of_a_setting_is_the_users():
     with pytest.raises(UserError, match=r'config\.py: TypeError: .*MMVHEAT_TRACEBACK'):
         with config_errors('config.py'):
-            VHeat('tiny', img_size=10**30)
+            nn.Conv2d('three', 4, 1)

@@ -25,7 +25,7 @@ PLANTED = {
     'tools/check_data.py {segmentation}': ('mmvheat.engine.common_config', '_complete_dataloader'),
     'tools/get_flops.py {segmentation}': ('mmvheat.models.vheat', '_image_size'),
     'tools/fold_for_inference.py w.pth out.pth --size 64': LOCAL_FILE,
-    'interpolate4downstream.py --pt_pth w.pth --pt_size 8 --tg_pth out.pth --tg_size 9': LOCAL_FILE,
+    'interpolate4downstream.py --pt_pth w.pth --pt_size 64 --tg_pth o.pth --tg_size 96': LOCAL_FILE,
     'tools/prepare_digits.py --data-root d': ('mmvheat.datasets.prepare', 'check_root'),
     'tools/benchmarks/backbone.py --models vheat-micro --device cpu': (
         'mmvheat.models.vheat', 'resolve_arch',
