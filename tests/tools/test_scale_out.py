@@ -18,8 +18,8 @@ from mmvheat.checkpoint import read_checkpoint
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
 
-# Nothing random but the initial weights: FSDP's runner draws its data otherwise. A learning rate by
-# layers, accumulated and clipped gradients and decay of matrices alone are what sharding breaks.
+# Nothing random but the initial weights: arithmetic is compared. A learning rate by layers,
+# accumulated and clipped gradients and decay of matrices alone are what sharding breaks.
 CONFIG = f"""
 _base_ = {str(CONFIGS / 'classification.py')!r}
 load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
