@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mmvheat.checkpoint import TASKS, convert_file
 from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
-from mmvheat.command_line import OneLineParser, one_line_errors, run_main
+from mmvheat.command_line import OneLineParser, run_main
 from mmvheat.ops import FREQ_EMBED_MODES
 
 
@@ -35,15 +35,11 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_line_errors
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Convert and say what was done.
 
     Args:
         argv: Arguments; the process's own if None.
-
-    Returns:
-        Exit status: 0, 2 for bad input, 130 if interrupted.
     """
     args = _parse_args(argv)
     report = convert_file(
@@ -60,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'{args.pt_pth}: {" -> ".join(sizes)}, {args.mode}, {args.task}')
     print(report.table())
     print(f'wrote {args.tg_pth}')
-    return 0
 
 
 if __name__ == '__main__':

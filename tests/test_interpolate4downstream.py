@@ -11,6 +11,7 @@ import torch
 from golden import golden_npz, golden_state
 
 from mmvheat.checkpoint import read_checkpoint
+from mmvheat.command_line import run_command
 
 SCRIPT = Path(__file__).parents[1] / 'interpolate4downstream.py'
 
@@ -20,7 +21,7 @@ def main():
     spec = importlib.util.spec_from_file_location('interpolate4downstream', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return lambda argv: run_command(lambda: module.main(argv))
 
 
 @pytest.fixture

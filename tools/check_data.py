@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, config_errors, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.engine.errors import config_errors
+from mmvheat.errors import UserError
 
 _COUNTED = {'mmpretrain': 'images', 'mmdet': 'objects', 'mmseg': 'images that show it'}
 # What a library's dataset must have for its layout to be known here.
@@ -44,16 +45,16 @@ def main(argv: list[str] | None = None) -> None:
         seen.append(settings.dataset)
         dataset = _build(settings.dataset, cfg.default_scope, f'{args.config}: {split}_dataloader')
         if not hasattr(dataset, _NEEDED[cfg.default_scope]):
-            raise CommandLineError(
+            raise UserError(
                 f'{args.config}: {split}_dataloader reads a {type(dataset).__name__}: expected an '
                 'ImageFolder, a COCO file or folders of images and masks'
             )
         classes = dataset.metainfo.get('classes')
         if not classes:
-            raise CommandLineError(f'{args.config}: {split}_dataloader.dataset has no classes')
+            raise UserError(f'{args.config}: {split}_dataloader.dataset has no classes')
         columns[split] = check[cfg.default_scope](dataset, list(classes), split)
     if not columns:
-        raise CommandLineError(f'{args.config} has no train_, val_ or test_dataloader')
+        raise UserError(f'{args.config} has no train_, val_ or test_dataloader')
     _report(columns, list(classes), _COUNTED[cfg.default_scope])
 
 
@@ -74,11 +75,11 @@ def _check_folders(dataset: Any, classes: list[str], split: str) -> Counter:
     # Names may be others than the folders', but not the folders' own in another order.
     mixed = found != classes and set(found) & set(classes)
     if not dataset.ann_file and (len(found) != len(classes) or mixed):
-        raise CommandLineError(_differ(split, f'the folders in {root}', found, classes))
+        raise UserError(_differ(split, f'the folders in {root}', found, classes))
     counts = Counter(sample['gt_label'] for sample in _samples(dataset, split))
     for label, name in enumerate(classes):
         if not counts[label]:
-            raise CommandLineError(f'{split}: no image of class {name!r} in {root}')
+            raise UserError(f'{split}: no image of class {name!r} in {root}')
     return counts
 
 
@@ -91,20 +92,20 @@ def _check_coco(dataset: Any, classes: list[str], split: str) -> Counter:
         images = {image['id']: image['file_name'] for image in content['images']}
         labels = [(entry['image_id'], entry['category_id']) for entry in content['annotations']]
     except (ValueError, KeyError, TypeError) as error:
-        raise CommandLineError(
+        raise UserError(
             f'{split}: {path} is no COCO file of instances ({type(error).__name__}: {error})'
         ) from error
     found = list(names.values())
     # mmdet takes them in the order of the file, whatever their order in the config.
     if [name for name in found if name in classes] != classes:
-        raise CommandLineError(_differ(split, f'the categories in {path}', found, classes))
+        raise UserError(_differ(split, f'the categories in {path}', found, classes))
     folder = _existing(dataset.data_prefix['img'], split)
     for name in images.values():
         if not (folder / name).is_file():
-            raise CommandLineError(f'{split}: {path} names {name}, which is not in {folder}')
+            raise UserError(f'{split}: {path} names {name}, which is not in {folder}')
     for image, category in labels:
         if image not in images or category not in names:
-            raise CommandLineError(
+            raise UserError(
                 f'{split}: {path} has an object of image_id {image} and category_id {category}, '
                 'one of which is not in its lists'
             )
@@ -124,22 +125,22 @@ def _check_masks(dataset: Any, classes: list[str], split: str) -> Counter:
     for sample in _samples(dataset, split):
         image, mask = Path(sample['img_path']), Path(sample['seg_map_path'])
         if not mask.is_file():
-            raise CommandLineError(f'{split}: {image} has no mask {mask}')
+            raise UserError(f'{split}: {image} has no mask {mask}')
         with Image.open(image) as picture, Image.open(mask) as labels:
             if picture.size != labels.size:
-                raise CommandLineError(
+                raise UserError(
                     f'{split}: {mask} has {labels.size[0]} x {labels.size[1]} pixels, its image '
                     f'{picture.size[0]} x {picture.size[1]}'
                 )
             values = np.asarray(labels)
         if values.ndim != 2:
-            raise CommandLineError(
+            raise UserError(
                 f'{split}: {mask} is a colour image: expected one channel of class numbers'
             )
         found = set(np.unique(values).tolist()) - {_IGNORED} - set(range(first))
         unknown = sorted(value for value in found if value - first >= len(classes))
         if unknown:
-            raise CommandLineError(
+            raise UserError(
                 f'{split}: {mask} has the values {unknown}: the {len(classes)} classes are '
                 f'{first} to {first + len(classes) - 1} (reduce_zero_label={bool(first)}), '
                 f'{_IGNORED} is ignored'
@@ -150,7 +151,7 @@ def _check_masks(dataset: Any, classes: list[str], split: str) -> Counter:
 
 def _existing(path: str, split: str) -> Path:
     if not Path(path).exists():
-        raise CommandLineError(f'{split}: {path} does not exist')
+        raise UserError(f'{split}: {path} does not exist')
     return Path(path)
 
 
@@ -160,10 +161,10 @@ def _samples(dataset: Any, split: str) -> list[dict]:
         with config_errors(split):
             samples = dataset.load_data_list()
     except RuntimeError as error:  # mmpretrain found nothing.
-        raise CommandLineError(f'{split}: {error}') from error
+        raise UserError(f'{split}: {error}') from error
     if not samples:
         where, suffix = dataset.data_prefix['img_path'], dataset.img_suffix
-        raise CommandLineError(f'{split}: no image in {where} has a name that ends in {suffix!r}')
+        raise UserError(f'{split}: no image in {where} has a name that ends in {suffix!r}')
     return samples
 
 

@@ -11,8 +11,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, config_errors, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.engine.errors import config_errors
+from mmvheat.errors import UserError
 
 # Names and scores on a smaller picture cannot be read.
 _SHORTEST_SIDE = 384
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     """Predict, print what was found and write the picture."""
     args = parse_args(argv)
     if args.show and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ):
-        raise CommandLineError('--show needs a display and there is none: leave it out')
+        raise UserError('--show needs a display and there is none: leave it out')
     image = _read_image(args.image)
     out = _choose_out(args)
     device = _check_device(args.device)
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     for name in ('model', 'test_dataloader'):
         if cfg.get(name) is None:
-            raise CommandLineError(f'{args.config} has no {name}: it is no config for testing')
+            raise UserError(f'{args.config} has no {name}: it is no config for testing')
     _hush()
     init_default_scope(cfg.default_scope)
     # What the libraries print belongs to their own command lines.
@@ -85,10 +86,10 @@ def _read_image(path: str) -> Any:
     import cv2
 
     if not Path(path).is_file():
-        raise CommandLineError(f'{path} does not exist or is no file: give the path of an image')
+        raise UserError(f'{path} does not exist or is no file: give the path of an image')
     image = cv2.imread(path)
     if image is None:
-        raise CommandLineError(f'{path} cannot be read as an image: give a jpg, png, ...')
+        raise UserError(f'{path} cannot be read as an image: give a jpg, png, ...')
     return image
 
 
@@ -99,9 +100,9 @@ def _choose_out(args: argparse.Namespace) -> Path:
     name = f'{Path(args.image).stem}_{Path(args.config).stem}.png'
     out = Path(args.out or Path('outputs') / name)
     if out.is_dir() or not cv2.haveImageWriter(str(out)):
-        raise CommandLineError(f'--out {out}: expected a file name that ends in .png, .jpg, ...')
+        raise UserError(f'--out {out}: expected a file name that ends in .png, .jpg, ...')
     if out.resolve() == Path(args.image).resolve():
-        raise CommandLineError(f'--out {out} is the image itself: give another name')
+        raise UserError(f'--out {out} is the image itself: give another name')
     return out
 
 
@@ -115,7 +116,7 @@ def _check_device(name: str | None) -> str:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         text = str(error).splitlines()[0]
-        raise CommandLineError(f'--device {name} cannot be used: {text}') from error
+        raise UserError(f'--device {name} cannot be used: {text}') from error
     return name
 
 

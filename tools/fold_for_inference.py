@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
 from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
-from mmvheat.command_line import OneLineParser, one_line_errors, run_main
+from mmvheat.command_line import OneLineParser, run_main
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,15 +25,11 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@one_line_errors
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Fold and say what was written.
 
     Args:
         argv: Arguments; the process's own if None.
-
-    Returns:
-        Exit status: 0, 2 for bad input, 130 if interrupted.
     """
     args = _parse_args(argv)
     tensors = fold_file(args.source, args.target, args.size, args.key, args.force)
@@ -46,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         'use it with --cfg-options model.backbone.inference_form=True '
         f'"model.backbone.img_size=({height},{width})"'
     )
-    return 0
 
 
 if __name__ == '__main__':

@@ -5,8 +5,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError, config_errors, run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.engine.errors import config_errors
+from mmvheat.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the published tables are for, (height, width): each library's own get_flops.py has another.
@@ -93,7 +94,7 @@ def count(
         argparse.Namespace(config=config, cfg_options=cfg_options, launcher='none', work_dir=None)
     )
     if cfg.get('model') is None:
-        raise CommandLineError(f'{config} has no model: give the config of an experiment')
+        raise UserError(f'{config} has no model: give the config of an experiment')
     scope = cfg.default_scope
     if inference_form is None:
         inference_form = scope == 'mmpretrain'

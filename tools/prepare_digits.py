@@ -7,8 +7,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmvheat.command_line import OneLineParser
+from mmvheat.command_line import OneLineParser, run_command
 from mmvheat.datasets import DigitsSpec, prepare_digits
+from mmvheat.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,8 +28,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the data, or find them made; return the exit status."""
+def main(argv: list[str] | None = None) -> None:
+    """Make the data, or find them made."""
     args = vars(parse_args(argv))
     data_root = args.pop('data_root')
     console = Console()
@@ -49,24 +50,17 @@ def main(argv: list[str] | None = None) -> int:
 
             root = prepare_digits(data_root, **args, progress=advance)
             made = bar.tasks[task].completed
-    except OSError as error:
-        reason = f'{error.strerror or error}: {error.filename or data_root}'
-        return _fail(f'cannot write data root {data_root!r} ({reason}): name another --data-root')
-    except (ImportError, TypeError, ValueError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print('interrupted: the data root is as it was', file=sys.stderr)
-        return 130
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        reason = f'{error.strerror}: {error.filename}'
+        raise UserError(
+            f'cannot write data root {data_root!r} ({reason}): name another --data-root'
+        ) from error
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt('the data root is as it was') from stop
     seconds = time.perf_counter() - start
     what = f'made {made:.0f} images in {seconds:.0f} s' if made else 'already complete'
     console.print(f'{root}: {what}', highlight=False, soft_wrap=True)
-    return 0
-
-
-def _fail(message: str) -> int:
-    print(f'error: {message}', file=sys.stderr)
-    return 2
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -2,9 +2,10 @@
 
 import sys
 
+from mmvheat.command_line import run_command
 from mmvheat.engine.command_line import ArgumentParser
-from mmvheat.engine.errors import config_errors, run_command
-from mmvheat.engine.process_group import end_group
+from mmvheat.engine.errors import config_errors
+from mmvheat.engine.process_group import die_with_launcher, end_group
 
 
 def parse_args(argv: list[str] | None = None):
@@ -62,4 +63,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+    die_with_launcher()
     sys.exit(run_command(main))

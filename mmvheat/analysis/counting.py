@@ -13,6 +13,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 from mmvheat.ops import freq_embed_size
 
@@ -49,7 +50,8 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
             embeddings and ``to_k`` are gone, and each block has a tensor (H, W, C) in their place.
 
     Raises:
-        ValueError: If the model is not on the meta device, or of a kind not known here.
+        ValueError: If the model is not on the meta device.
+        UserError: If it is of a kind not known here.
     """
     on = {parameter.device.type for parameter in model.parameters()}
     if on != {'meta'}:
@@ -103,7 +105,7 @@ def _run(model: nn.Module, image: Tensor) -> None:
         _run_rois(roi_head, 'bbox', _PROPOSALS)
         _run_rois(roi_head, 'mask', _MASKS)
     if len(heads) != 1 or isinstance(heads[0], nn.ModuleList):
-        raise ValueError(f'{type(model).__name__} is of a kind whose FLOPs cannot be counted here')
+        raise UserError(f'{type(model).__name__} is of a kind whose FLOPs cannot be counted here')
     heads[0](maps)
 
 

@@ -19,11 +19,14 @@ _ZIP_MAGIC = b'PK\x03\x04'
 _LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; code that a pickle wants to run is refused.
 
     Args:
         path: File written by torch.save (any version) or by safetensors.
+        mmap: Whether to leave the tensors' data in the file until they are used, to look at keys
+            and shapes alone. The file must stay as it is meanwhile. Files from before PyTorch 1.6
+            are read all the same.
 
     Returns:
         What the file holds. A safetensors file gives its tensors under 'state_dict' and its
@@ -43,7 +46,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(missing):
             warnings.simplefilter('ignore')  # They say less than the error that follows them.
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = torch.load(
+                path,
+                map_location='cpu',
+                weights_only=True,
+                mmap=mmap and head.startswith(_ZIP_MAGIC),
+            )
     except Exception as error:  # torch raises whatever a damaged file drives it into
         raise ValueError(f'{path} {_diagnosis(path, head, error)}') from error
     if not isinstance(checkpoint, dict):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmvheat.errors import UserError
+
 __all__ = ['MANIFEST', 'check_root', 'is_complete', 'locked', 'replaced', 'write_manifest']
 
 MANIFEST = 'manifest.json'
@@ -26,14 +28,14 @@ def check_root(root: str | os.PathLike[str], entries: tuple[str, ...]) -> Path:
         The folder, absolute and without symbolic links.
 
     Raises:
-        ValueError: If it is a file, or holds something that is not of the data set.
+        UserError: If it is a file, or holds something that is not of the data set.
     """
     path = Path(root).resolve()
     if path.exists() and not path.is_dir():
-        raise ValueError(f'data root {os.fspath(root)!r} is a file, expected a folder')
+        raise UserError(f'data root {os.fspath(root)!r} is a file, expected a folder')
     strangers = sorted({item.name for item in path.iterdir()} - {*entries} if path.exists() else ())
     if strangers:
-        raise ValueError(
+        raise UserError(
             f'data root {os.fspath(root)!r} holds {strangers[0]!r}, which is not of this data set: '
             'name a new or empty folder'
         )

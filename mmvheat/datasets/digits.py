@@ -43,7 +43,7 @@ def load_digits(split: Literal['train', 'val'], count: int | None = None) -> Dig
 
     Raises:
         ValueError: If the split is unknown.
-        ImportError: If scikit-learn is not installed.
+        UserError: If scikit-learn is not installed.
     """
     if split not in ('train', 'val'):
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")

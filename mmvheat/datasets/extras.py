@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from mmvheat.errors import UserError
+
 __all__ = ['require']
 
 
@@ -16,13 +18,12 @@ def require(module: str) -> ModuleType:
         The imported module.
 
     Raises:
-        ImportError: If it is not installed; the message names the extra that brings it.
+        UserError: If it is not installed; the message names the extra that brings it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise UserError(
             f'the embedded digits need {error.name!r}, which is not installed: '
-            'pip install "mmvheat[demo]"',
-            name=error.name,
+            'pip install "mmvheat[demo]"'
         ) from error

@@ -59,10 +59,9 @@ def prepare_digits(
         The folder, absolute.
 
     Raises:
-        TypeError: If a seed or count is not an integer.
-        ValueError: If one is out of range, or `root` is a file or holds other things.
+        UserError: If a seed or count is not an integer or out of range, `root` is a file or holds
+            other things, or opencv, scikit-learn or pycocotools is missing.
         OSError: If `root` cannot be written.
-        ImportError: If opencv, scikit-learn or pycocotools is missing.
     """
     spec = DigitsSpec(
         seed=seed,

@@ -4,6 +4,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
+from mmvheat.errors import UserError
+
 __all__ = [
     'DIGIT_NAMES',
     'GENERATOR_VERSION',
@@ -86,8 +88,7 @@ class DigitsSpec:
         scene: How digits are composed.
 
     Raises:
-        TypeError: If a seed or count is not an integer.
-        ValueError: If a seed or count is out of its range.
+        UserError: If a seed or count is not an integer or out of its range.
     """
 
     seed: int = 0
@@ -112,10 +113,10 @@ class DigitsSpec:
     def _check(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f'{name} must be an integer, got {value!r}')
+            raise UserError(f'{name} must be an integer, got {value!r}')
         if value < low or (high is not None and value > high):
             wanted = f'at least {low}' if high is None else f'from {low} to {high}'
-            raise ValueError(f'{name} must be {wanted}, got {value}')
+            raise UserError(f'{name} must be {wanted}, got {value}')
 
     @property
     def fingerprint(self) -> str:

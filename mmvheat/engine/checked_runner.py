@@ -1,13 +1,24 @@
-"""What our Runners have in common: safe checkpoints, and data that are looked at first."""
+"""What our Runners have in common: checks before and during training, and an exact resume."""
 
+from functools import partial
 from typing import Any
 
+from mmengine.dist import get_rank
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.utils.data import IterableDataset
+
+from mmvheat.errors import UserError
 
 from .checkpoint_hook import SafeCheckpointHook
 from .data_check import DATA_ERRORS, check_classes, check_samples, empty_data_errors
 from .errors import config_errors
+from .exact_resume_hook import ExactResumeHook
+from .finite_hook import FiniteHook
+from .process_group import start_loader_worker
+from .seeded_loader import SeededLoader
+from .unused_parameters import explain_unused_parameters
+from .weights_fit_hook import WeightsFitHook
 
 __all__ = ['CheckedRunner']
 
@@ -16,27 +27,50 @@ class CheckedRunner:
     """To be inherited before one of mmengine's Runners, whose arguments its methods take."""
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
-        """Register the hooks, with the safe checkpoint hook in place of mmengine's."""
+        """Register the hooks: mmengine's for checkpoints replaced by the safe one, and ours."""
         default_hooks = dict(default_hooks or {})
         checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
         if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
             default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
         super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(WeightsFitHook())
+        self._finite = FiniteHook()
+        self.register_hook(self._finite)
+        self.register_hook(ExactResumeHook())
 
     @staticmethod
     def build_dataloader(
         dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
     ) -> Any:
-        """Build a loader as mmengine does; its samples must exist."""
+        """Build a loader as mmengine does; its samples must exist, its workers die with it."""
         with empty_data_errors(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
             loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_samples(loader.dataset)
+        if isinstance(dataloader, dict):
+            loader.worker_init_fn = partial(start_loader_worker, loader.worker_init_fn)
         return loader
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop; data that are not there become one clear line."""
+        """Build the training loop around a :class:`SeededLoader`.
+
+        Data that are not there become one clear line.
+        """
         with config_errors('train_dataloader', DATA_ERRORS):
-            return self._checked(super().build_train_loop(loop), 'train_dataloader')
+            config, loader = self._train_dataloader, self._train_dataloader
+            if isinstance(loader, dict):
+                randomness = self._randomness_cfg
+                loader = self.build_dataloader(
+                    loader, self.seed, randomness.get('diff_rank_seed', False)
+                )
+                # Only a dataset with indices can be drawn from at any place.
+                if not isinstance(loader.dataset, IterableDataset):
+                    loader = SeededLoader(loader, self.seed, get_rank())
+            self._train_dataloader = loader
+            try:
+                return self._checked(super().build_train_loop(loop), 'train_dataloader')
+            finally:
+                # scale_lr reads the batch size from the config.
+                self._train_dataloader = config
 
     def build_val_loop(self, loop: Any) -> Any:
         """Build the validation loop; data that are not there become one clear line."""
@@ -47,6 +81,23 @@ class CheckedRunner:
         """Build the test loop; data that are not there become one clear line."""
         with config_errors('test_dataloader', DATA_ERRORS):
             return self._checked(super().build_test_loop(loop), 'test_dataloader')
+
+    def train(self) -> nn.Module:
+        """Train.
+
+        Raises:
+            UserError: If images, losses or weights are not finite, or parameters got no gradient
+                where DistributedDataParallel needs one.
+        """
+        try:
+            return super().train()
+        except UserError:
+            raise
+        except Exception as error:
+            # What comes of spoiled numbers has many names: an assertion of CUDA, a failed matching.
+            self._finite.explain(error)
+            explain_unused_parameters(error, self.model)
+            raise
 
     def _checked(self, loop: Any, where: str) -> Any:
         # A strategy builds the model after the loops.

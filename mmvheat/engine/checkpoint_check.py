@@ -1,50 +1,69 @@
 """Read a checkpoint for the tools: whatever is wrong with the file is one clear line."""
 
+import os
 from collections.abc import Mapping
+from functools import lru_cache
+from logging import WARNING
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint
+from mmvheat.checkpoint import read_checkpoint
+from mmvheat.checkpoint.download import download, is_url
+from mmvheat.command_line import is_first_process
+from mmvheat.errors import UserError
 
-from .errors import CommandLineError
+from .checkpoint_hook import name_patterns
+from .stack_fixes import load_from_http, load_from_local
+from .weights_fit import weights_of
 
 __all__ = ['find_resumable', 'read_resumable', 'read_weights']
 
 
 def _read(path: str) -> dict[str, Any]:
-    try:
-        if '://' in path:
-            return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        checkpoint = read_checkpoint(path)
-    except ValueError as error:
-        raise CommandLineError(str(error)) from error
-    try:
-        return as_mmengine_checkpoint(checkpoint)
-    except ValueError as error:
-        raise CommandLineError(f'{path}: {error}') from error
+    """Look at a checkpoint: the data of its tensors stay in the file until they are used."""
+    if is_url(path):
+        return load_from_http(path, mmap=True)
+    if '://' in path:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    return load_from_local(path, mmap=True)
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read the state dict that mmengine would load from a file or URL.
+    """Look at the state dict that mmengine would load from a file or URL.
+
+    Args:
+        path: Path, URL or another name that mmengine takes.
+
+    Returns:
+        Keys and shapes: tensors on the meta device, without data.
 
     Raises:
-        CommandLineError: If the file is missing, damaged, unsafe or holds no tensors.
+        UserError: If the file is missing, damaged, unsafe or holds no tensors.
     """
+    try:
+        found = os.stat(download(path) if is_url(path) else os.path.expanduser(path))
+    except OSError:
+        return _read_weights(path)
+    # The same file is looked at once, by the check of a config and by that of the model.
+    return dict(_look(path, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _look(path: str, *version: int) -> dict[str, Tensor]:
+    return _read_weights(path)
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
     checkpoint = _read(path)
-    state = checkpoint.get('state_dict', checkpoint)
-    weights = {}
-    if isinstance(state, Mapping):
-        weights = {
-            str(name).removeprefix('module.'): tensor
-            for name, tensor in state.items()
-            if isinstance(tensor, Tensor)
-        }
+    weights = {name: tensor.to('meta') for name, tensor in weights_of(checkpoint).items()}
     if not weights:
         found = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
-        raise CommandLineError(
+        raise UserError(
             f'{path} has no state dict where mmengine looks for it (it holds {found}); '
             'give a checkpoint of mmengine, or a published one of vHeat'
         )
@@ -52,46 +71,101 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 
 def read_resumable(path: str) -> dict[str, Any]:
-    """Read a checkpoint that training saved.
-
-    Raises:
-        CommandLineError: If it is none.
-    """
-    checkpoint = _read(path)
-    needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
-    missing = [name for name in needed if name not in checkpoint]
-    if missing or not {'epoch', 'iter'} <= set(checkpoint['meta']):
-        lacks = ', '.join(missing) or 'epoch and iter'
-        raise CommandLineError(
-            f'{path} lacks {lacks}: --resume needs a checkpoint that training saved; '
-            f'to start from these weights use --cfg-options load_from={path}'
-        )
-    return checkpoint
-
-
-def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
-    """Find the newest whole checkpoint of a work dir.
-
-    The file ``last_checkpoint`` names is tried first, then all others by iteration and epoch: a
-    kill may leave that pointer, or with mmengine's own hook a checkpoint, half-written.
+    """Read what a checkpoint that training saved says of itself, and check that it is whole.
 
     Returns:
-        Its path and content, or None if there is none.
+        Its ``meta``, with ``epoch`` and ``iter``.
+
+    Raises:
+        UserError: If it is none, or damaged.
     """
-    folder = Path(work_dir)
-    numbered = [
-        (int(path.stem.rpartition('_')[2]), path)
-        for pattern in ('epoch_*.pth', 'iter_*.pth')
-        for path in folder.glob(pattern)
-        if path.stem.rpartition('_')[2].isdigit()
-    ]
-    candidates = [str(path) for _, path in sorted(numbered, reverse=True)]
-    pointer = folder / 'last_checkpoint'
-    if pointer.is_file() and (named := pointer.read_text().strip()):
-        candidates.insert(0, named)
-    for path in candidates:
-        try:
-            return path, read_resumable(path)
-        except CommandLineError:
+    if '://' in path and not is_url(path):
+        return _record(path, _read(path))
+    file = download(path) if is_url(path) else Path(path).expanduser()
+    meta = _record(path, read_checkpoint(file, mmap=True))
+    if damage := _damage(file):
+        raise UserError(damage)
+    return meta
+
+
+def _record(path: str, checkpoint: Mapping) -> dict[str, Any]:
+    """Return ``meta`` of a checkpoint, in which training can find its place."""
+    meta = checkpoint.get('meta')
+    needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
+    lacking = [name for name in needed if name not in checkpoint]
+    if not lacking:
+        meta = meta if isinstance(meta, Mapping) else {}
+        lacking = [f'meta[{name!r}]' for name in ('epoch', 'iter') if not _is_count(meta.get(name))]
+    if lacking:
+        raise UserError(
+            f'{path} lacks {", ".join(lacking)}: --resume needs a checkpoint that training saved; '
+            f'to start from these weights use --cfg-options load_from={path}'
+        )
+    return dict(meta)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _damage(path: str | Path) -> str | None:
+    """Say what is damaged in a file whose keys could be read, comparing its checksums."""
+    try:
+        # torch compares none; files from before 1.6 have none and have been read as a whole.
+        damaged = ZipFile(path).testzip() if is_zipfile(path) else None
+    except Exception as error:  # zipfile raises whatever a damaged file drives it into
+        damaged = error
+    if damaged is None:
+        return None
+    return f'{path} is damaged ({damaged}): copy it again or take another one'
+
+
+def find_resumable(folder: str, filename_tmpl: str | None = None) -> tuple[str, dict] | None:
+    """Find the checkpoint of a folder from which a run that saves there goes on.
+
+    That is the furthest by its own record, iteration before epoch, whatever its name and age, of
+    those that are whole. mmengine's pointer ``last_checkpoint`` does not count: it is an absolute
+    path, in a copied folder to the original's files. Nor does a link that leads out of the folder.
+    ``best_*`` files lack the optimizer. What is passed over although it looks like a checkpoint is
+    named in the log.
+
+    Args:
+        folder: Where the run saves its checkpoints.
+        filename_tmpl: That of the CheckpointHook, if it has one; names that end in ``.pth`` always
+            count.
+
+    Returns:
+        The path and ``meta`` of the checkpoint, or None if there is none.
+    """
+    home = Path(folder)
+    if not home.is_dir():
+        return None
+    names = name_patterns(filename_tmpl)
+    found = {}
+    for path in sorted({path for name in names for path in home.glob(name)}):
+        if path.name.startswith('best_'):
             continue
+        real = path.resolve()
+        if real.parent != home.resolve():
+            _warn(f'Not resumed: {path} is a link to {real}, outside of the folder.')
+            continue
+        if real in found:
+            continue
+        try:
+            meta = _record(str(path), read_checkpoint(path, mmap=True))
+        except ValueError as error:
+            _warn(f'Not resumed: {error}')
+            continue
+        place = (meta['iter'], meta['epoch'], path.stat().st_mtime_ns)
+        found[real] = (place, str(path), meta)
+    for _, path, meta in sorted(found.values(), key=lambda entry: entry[:2], reverse=True):
+        if damage := _damage(path):
+            _warn(f'Not resumed: {damage}')
+            continue
+        return path, meta
     return None
+
+
+def _warn(message: str) -> None:
+    if is_first_process():
+        print_log(message, 'current', WARNING)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from .errors import CommandLineError
+from mmvheat.errors import UserError
+
 from .process_group import uses_cpu
 
 __all__ = ['LIBRARIES', 'load_config', 'writable_folder']
@@ -26,18 +27,16 @@ def load_config(args: argparse.Namespace) -> Config:
         A config of one of the three libraries, which is imported, with an absolute ``work_dir``.
 
     Raises:
-        CommandLineError: If any of that cannot be had.
+        UserError: If any of that cannot be had.
     """
     path = Path(args.config)
     if not path.is_file():
-        raise CommandLineError(f'{path} does not exist or is no file: give the path of a config')
+        raise UserError(f'{path} does not exist or is no file: give the path of a config')
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # A config is code of the user's: it may raise anything.
-        if os.environ.get('MMVHEAT_TRACEBACK'):
-            raise
         text = ' '.join(str(error).split())
-        raise CommandLineError(
+        raise UserError(
             f'{path} cannot be read as a config: {type(error).__name__}: {text}'
         ) from error
     for key, value in (args.cfg_options or {}).items():
@@ -45,7 +44,7 @@ def load_config(args: argparse.Namespace) -> Config:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             text = ' '.join(str(error).split())
-            raise CommandLineError(f'--cfg-options {key}={value}: {text}') from error
+            raise UserError(f'--cfg-options {key}={value}: {text}') from error
     _import_library(cfg, path)
     cfg.launcher = args.launcher
     # Command line before config before the default.
@@ -64,17 +63,17 @@ def writable_folder(folder: str, option: str) -> Path:
         Its absolute path.
 
     Raises:
-        CommandLineError: If that fails.
+        UserError: If that fails.
     """
     path = Path(folder).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandLineError(
+        raise UserError(
             f'{option} {folder} cannot be made: {error.strerror}; give a folder that can be written'
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise CommandLineError(f'{option} {folder} cannot be written: give another folder')
+        raise UserError(f'{option} {folder} cannot be written: give another folder')
     return path
 
 
@@ -83,14 +82,14 @@ def _import_library(cfg: Config, path: Path) -> None:
     scope = cfg.get('default_scope')
     if scope not in LIBRARIES:
         found = 'no default_scope' if scope is None else f'default_scope={scope!r}'
-        raise CommandLineError(
+        raise UserError(
             f'{path} has {found}: expected {", ".join(map(repr, LIBRARIES))}; inherit that '
             "library's default_runtime.py or set default_scope"
         )
     try:
         import_module(scope)
     except ImportError as error:
-        raise CommandLineError(
+        raise UserError(
             f'{path} needs {scope}, which cannot be imported ({error}): '
             f"pip install 'mmvheat[{LIBRARIES[scope]}]'"
         ) from error

@@ -10,10 +10,11 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
+from mmvheat.ops.private_torch import is_compiled, mark_batch_dynamic
 from mmvheat.registry import HOOKS
 
-from .errors import CommandLineError
 from .process_group import uses_cpu
 
 __all__ = ['CompileBackboneHook', 'use_compile']
@@ -32,7 +33,7 @@ class CompileBackboneHook(Hook):
         backend: Backend of ``torch.compile``.
 
     Raises:
-        CommandLineError: Before the run, if the model has no vHeat.
+        UserError: Before the run, if the model has no vHeat.
     """
 
     # After what may wrap or load the model, before what times it.
@@ -56,9 +57,9 @@ class CompileBackboneHook(Hook):
     def _compile(self, runner: Runner, dynamic: bool | None = None) -> None:
         backbones = [module for module in runner.model.modules() if isinstance(module, VHeat)]
         if not backbones:
-            raise CommandLineError('--compile compiles vHeat backbones, but the model has none')
+            raise UserError('--compile compiles vHeat backbones, but the model has none')
         for backbone in backbones:
-            if backbone._compiled_call_impl is None:
+            if not is_compiled(backbone):
                 backbone.compile(backend=self.backend, dynamic=dynamic)
                 print_log(f'Compile the backbone with {self.backend}', logger='current')
         for module in runner.model.modules():
@@ -77,17 +78,15 @@ def use_compile(cfg: Config, backend: str) -> None:
         backend: Backend of ``torch.compile``.
 
     Raises:
-        CommandLineError: If there is no such backend, or on a CPU no C++ compiler.
+        UserError: If there is no such backend, or on a CPU no C++ compiler.
     """
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
-        raise CommandLineError(
+        raise UserError(
             f'--compile takes a backend of torch.compile ({", ".join(backends)}), got {backend!r}'
         )
     if backend == 'inductor' and uses_cpu() and not _has_compiler():
-        raise CommandLineError(
-            '--compile needs a C++ compiler on a CPU: install g++, or name one in CXX'
-        )
+        raise UserError('--compile needs a C++ compiler on a CPU: install g++, or name one in CXX')
     hook = dict(type='mmvheat.CompileBackboneHook', backend=backend)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
@@ -96,7 +95,7 @@ def _mark_batch(module: nn.Module, args: tuple, data: dict) -> None:
     """Tell the compiler that the number of images changes."""
     images = data.get('inputs') if isinstance(data, dict) else None
     if isinstance(images, torch.Tensor) and images.dim() == 4 and images.size(0) > 1:
-        torch._dynamo.maybe_mark_dynamic(images, 0)
+        mark_batch_dynamic(images)
 
 
 def _has_compiler() -> bool:

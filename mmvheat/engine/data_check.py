@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from .errors import CommandLineError
+from mmvheat.errors import UserError
 
 __all__ = ['DATA_ERRORS', 'check_classes', 'check_samples', 'empty_data_errors']
 
@@ -27,18 +27,18 @@ def check_samples(dataset: Dataset) -> None:
         dataset: What the Runner built, maybe several in a wrapper.
 
     Raises:
-        CommandLineError: If it is empty, or an image or label map does not exist.
+        UserError: If it is empty, or an image or label map does not exist.
     """
     if isinstance(dataset, IterableDataset):
         return
     for part in _parts(dataset):
         if len(part) == 0:
-            raise CommandLineError(_empty(type(part).__name__, _places(part)))
+            raise UserError(_empty(type(part).__name__, _places(part)))
         classes = (getattr(part, 'metainfo', None) or {}).get('classes') or ()
         found = getattr(part, 'cat_ids', classes)
         # Of names that the file lacks mmdet says nothing, and numbers the others anew.
         if len(found) < len(classes):
-            raise CommandLineError(
+            raise UserError(
                 f'{type(part).__name__} finds {len(found)} of the {len(classes)} classes '
                 f'({", ".join(map(str, classes[:3]))}{", ..." * (len(classes) > 3)}) in '
                 f'{_places(part)}: metainfo.classes must be names of its categories'
@@ -50,7 +50,7 @@ def check_samples(dataset: Dataset) -> None:
             for name in _FILES:
                 path = info.get(name)
                 if isinstance(path, str) and '://' not in path and not os.path.isfile(path):
-                    raise CommandLineError(
+                    raise UserError(
                         f'{type(part).__name__} looks for {name} {path}, which does not exist: '
                         f'check data_root, data_prefix and the suffixes ({_places(part)})'
                     )
@@ -64,7 +64,7 @@ def empty_data_errors(config: Any) -> Iterator[None]:
         config: Config of the data set that is being built, maybe a wrapper's.
 
     Raises:
-        CommandLineError: Instead of NumPy's ``ValueError``.
+        UserError: Instead of NumPy's ``ValueError``.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def empty_data_errors(config: Any) -> Iterator[None]:
         parts = [part for part in _parts(config) if isinstance(part, Mapping)]
         kinds = ' or '.join(str(part.get('type')) for part in parts) or 'the data set'
         places = ' or '.join(map(_places, parts)) or 'its data'
-        raise CommandLineError(_empty(kinds, places)) from error
+        raise UserError(_empty(kinds, places)) from error
 
 
 def check_classes(model: nn.Module, dataset: Dataset, where: str) -> None:
@@ -86,7 +86,7 @@ def check_classes(model: nn.Module, dataset: Dataset, where: str) -> None:
         where: The loader's name, for the message.
 
     Raises:
-        CommandLineError: If their numbers differ.
+        UserError: If their numbers differ.
     """
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if not isinstance(classes, Sequence) or isinstance(classes, str):
@@ -96,7 +96,7 @@ def check_classes(model: nn.Module, dataset: Dataset, where: str) -> None:
     for name, head in _heads(model):
         count = getattr(head, 'num_classes', None)
         if isinstance(count, int) and count != len(classes):
-            raise CommandLineError(
+            raise UserError(
                 f'{where} has {len(classes)} classes ({", ".join(map(str, classes[:3]))}'
                 f'{", ..." * (len(classes) > 3)}), model.{name} has num_classes={count}: '
                 'set one to fit the other (metainfo.classes or num_classes)'

@@ -1,19 +1,14 @@
-"""Mistakes of the user: one line on stderr, exit status 2, no traceback."""
+"""What goes wrong while a config is turned into objects: the config's mistake, or a bug of ours."""
 
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ['CommandLineError', 'config_errors', 'is_first_process', 'run_command']
+from mmvheat.errors import UserError, is_user_error, raised_in
 
-# Long enough for rank 0 to reach the same mistake on a slow disk; torchrun then ends the others.
-_SECONDS_FOR_RANK_0 = 30.0
+__all__ = ['config_errors']
 
-
-class CommandLineError(ValueError):
-    """What the user gave cannot work; the message says what was given and what to do."""
+_PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
@@ -25,49 +20,26 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
         also: Further exceptions that mean a mistake of the user here.
 
     Raises:
-        CommandLineError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
+        UserError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
             ``FileNotFoundError``, which is how the libraries refuse a setting; one that comes from
-            below gets ``where`` before it. All else is let through: it is a programming error.
+            below gets ``where`` before it. All else is let through, and so is an error that our
+            own code raises and does not call the user's: it is a bug.
     """
     try:
         yield
-    except CommandLineError as error:
-        if str(error).startswith(where):
-            raise
-        raise CommandLineError(f'{where}: {error}') from error
     except (ValueError, TypeError, KeyError, FileNotFoundError, *also) as error:
-        if os.environ.get('MMVHEAT_TRACEBACK'):
+        if is_user_error(error):
+            if str(error).startswith(where):
+                raise
+            raise UserError(f'{where}: {error}') from error
+        if raised_in(error, _PACKAGE):
             raise
         if isinstance(error, FileNotFoundError) and error.filename:
-            raise CommandLineError(
+            raise UserError(
                 f'{where}: {error.filename} does not exist: check the paths in the config'
             ) from error
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        raise CommandLineError(
+        raise UserError(
             f'{where}: {type(error).__name__}: {" ".join(text.split())} '
             '(MMVHEAT_TRACEBACK=1 shows where)'
         ) from error
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0 by torchrun's or slurm's word, or runs alone."""
-    return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
-
-
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command line and turn a :class:`CommandLineError` into one line on stderr.
-
-    Of several processes only the first prints: the others wait for torchrun to end them.
-
-    Returns:
-        The exit status: 0, or 2 after a mistake of the user.
-    """
-    try:
-        main()
-    except CommandLineError as error:
-        if not is_first_process():
-            time.sleep(_SECONDS_FOR_RANK_0)
-        sys.stderr.write(f'error: {error}\n')
-        sys.stderr.flush()
-        return 2
-    return 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
 from mmvheat.registry import HOOKS
@@ -16,13 +17,15 @@ __all__ = ['ExactResumeHook']
 class ExactResumeHook(Hook):
     """Restores what mmengine's resume leaves out.
 
-    - Random numbers of a training step (drop path, dropout, RoI sampling) depend on the seed and
-      the iteration alone.
+    - Random numbers of a training step (drop path, dropout, mixup, RoI sampling) depend on the
+      seed, the iteration and the rank alone. Each rank has its own: what the libraries want equal
+      on all ranks in a step (mmdet's BatchSyncRandomResize, MoCo's shuffled batches) they
+      broadcast from rank 0.
     - Data continue at the batch where training stopped, without reading those before it.
     - A validation that was due at the checkpoint, and may have been cut off, is run (again).
 
     It needs the training loader to be a :class:`SeededLoader`, as
-    :class:`mmvheat.engine.runner.Runner` makes it.
+    :class:`mmvheat.engine.checked_runner.CheckedRunner` makes it.
     """
 
     # Last of all hooks: nothing may draw between the seeding and the training step.
@@ -33,11 +36,13 @@ class ExactResumeHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Note the length of an epoch, without which an iteration has no place in one."""
-        checkpoint['meta']['batches_per_epoch'] = len(runner.train_loop.dataloader)
+        meta = checkpoint['meta'] = checkpoint.get('meta') or {}
+        meta['batches_per_epoch'] = len(runner.train_loop.dataloader)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remember that length."""
-        self._saved_batches_per_epoch = checkpoint.get('meta', {}).get('batches_per_epoch')
+        meta = checkpoint.get('meta') or {}
+        self._saved_batches_per_epoch = meta.get('batches_per_epoch')
 
     def before_train(self, runner: Any) -> None:
         """Set the data to the place of the checkpoint and make up for a validation cut off."""
@@ -54,8 +59,8 @@ class ExactResumeHook(Hook):
             runner.val_loop.run()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed the random numbers of this step."""
-        seed_generators(derive_seed(runner.seed, runner.iter))
+        """Seed the random numbers that this rank draws in this step."""
+        seed_generators(derive_seed(runner.seed, runner.iter, get_rank()))
 
     @staticmethod
     def _validation_is_due(runner: Any, by_epoch: bool) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import EMAHook
 from mmengine.runner import FlexibleRunner as MMEngineFlexibleRunner
 
+from mmvheat.errors import UserError
 from mmvheat.registry import RUNNERS
 
 from .checked_runner import CheckedRunner
@@ -44,7 +45,7 @@ class FlexibleRunner(CheckedRunner, MMEngineFlexibleRunner):
         super().register_hooks(default_hooks, custom_hooks)
         averages = [type(hook).__name__ for hook in self.hooks if isinstance(hook, EMAHook)]
         if averages and isinstance(self.strategy, FSDPStrategy):
-            raise ValueError(
+            raise UserError(
                 f'custom_hooks has {averages[0]}, which copies the model, and FSDP has only shards '
                 'of it in a process: leave it out (custom_hooks=[])'
             )

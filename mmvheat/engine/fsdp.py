@@ -1,6 +1,5 @@
 """Fully sharded data parallel training (FSDP) through mmengine's strategies, on GPUs or a CPU."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,11 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.registry import FUNCTIONS, STRATEGIES
 
+from .checkpoint_hook import PART, publish_part
 from .process_group import start_cpu_group, uses_cpu
 
 __all__ = ['FSDPStrategy', 'wrap_heat_blocks']
@@ -55,7 +56,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: ``dict(enable, base_batch_size)``.
 
     Raises:
-        ValueError: If there is no launcher, hence no group to shard over.
+        UserError: If there is no launcher, hence no group to shard over.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         auto_scale_lr: dict | None = None,
     ) -> None:
         if (env_kwargs or {}).get('launcher') == 'none':
-            raise ValueError(
+            raise UserError(
                 'FSDP shards over processes and there is no launcher: start with '
                 'tools/dist_train.sh CONFIG GPUS'
             )
@@ -104,7 +105,8 @@ class FSDPStrategy(MMEngineFSDPStrategy):
             super()._setup_distributed(launcher, backend, **settings)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        """Shard the model."""
+        """Shard the model; the shapes of its whole weights are noted before."""
+        self.weight_shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if uses_cpu():
             model = revert_sync_batchnorm(model)
             self.model_wrapper = dict(self.model_wrapper, device_id=torch.device('cpu'))
@@ -133,14 +135,14 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         """Save a checkpoint; a whole file appears when it is complete."""
         direct = '://' in filename or not self._is_full_state_dict()
         super().save_checkpoint(
-            filename if direct else f'{filename}.part',
+            filename if direct else f'{filename}{PART}',
             save_optimizer=save_optimizer,
             save_param_scheduler=save_param_scheduler,
             extra_ckpt=extra_ckpt,
             callback=callback,
         )
         if not direct and is_main_process():
-            os.replace(f'{filename}.part', filename)
+            publish_part(filename)
         barrier()
 
     def optim_state_dict(self) -> dict:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 
+from mmvheat.checkpoint.fit import compare_weights
+from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
 from .checkpoint_check import read_weights
-from .errors import CommandLineError
-from .weights_fit import compare_weights, describe_arch
+from .weights_fit import describe_arch
 
 __all__ = ['check_initial_weights']
 
@@ -26,7 +27,7 @@ def check_initial_weights(node: Any, path: Path) -> None:
         path: The config's path, for the message.
 
     Raises:
-        CommandLineError: If a local file does not exist, or is not for the vHeat that names it.
+        UserError: If a file does not exist, or is not for the vHeat that names it.
     """
     if isinstance(node, dict):
         kind = str(node.get('type')).rpartition('.')[2]
@@ -37,10 +38,10 @@ def check_initial_weights(node: Any, path: Path) -> None:
         if published:
             # They ignore the init_cfg that they inherit from a Swin Transformer.
             checkpoint, prefix = node.get('pretrained'), ''
-        if isinstance(checkpoint, str) and checkpoint and '://' not in checkpoint:
+        if isinstance(checkpoint, str) and checkpoint:
             option = 'pretrained' if published else 'init_cfg.checkpoint'
-            if not Path(checkpoint).expanduser().is_file():
-                raise CommandLineError(
+            if '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
+                raise UserError(
                     f'{path}: the pretrained weights {checkpoint} do not exist: make them with '
                     f'interpolate4downstream.py, or set another {option}'
                 )
@@ -54,7 +55,7 @@ def check_initial_weights(node: Any, path: Path) -> None:
 
 def _check_backbone(node: Mapping, checkpoint: str, prefix: str) -> None:
     """Build the backbone without memory and hold the file to it, output norms aside."""
-    weights = read_weights(str(Path(checkpoint).expanduser()))
+    weights = read_weights(checkpoint)
     prefix = prefix and prefix.rstrip('.') + '.'
     given = {
         name.removeprefix(prefix): value
@@ -68,7 +69,7 @@ def _check_backbone(node: Mapping, checkpoint: str, prefix: str) -> None:
     if fit.keys():
         has, wants = describe_arch(given), describe_arch(expected)
         sides = f'the file has {has or "no vHeat"}, the config wants {wants}: ' * (has != wants)
-        raise CommandLineError(
+        raise UserError(
             f'init_cfg.checkpoint={checkpoint} (prefix={prefix!r}) does not fit the backbone: '
             f'{sides}{fit.summary()}'
         )

@@ -17,6 +17,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
 __all__ = ['InstanceTTAModel']
@@ -46,7 +47,7 @@ class InstanceTTAModel(DetTTAModel):
         data_preprocessor: Replaces that of a detector given as a config.
 
     Raises:
-        ValueError: If ``tta_cfg`` holds anything else.
+        UserError: If ``tta_cfg`` holds anything else.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class InstanceTTAModel(DetTTAModel):
         tta_cfg = tta_cfg or {}
         defaults = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         if unknown := set(tta_cfg) - set(defaults):
-            raise ValueError(f'tta_cfg takes nms and max_per_img, got {", ".join(sorted(unknown))}')
+            raise UserError(f'tta_cfg takes nms and max_per_img, got {", ".join(sorted(unknown))}')
         settings = getattr(self.module, 'test_cfg', None) or {}
         settings = settings.get('rcnn') or settings
         own = {key: settings[key] for key in defaults if key in settings}

@@ -15,22 +15,29 @@ import torch
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from .errors import CommandLineError, run_command
-from .process_group import uses_cpu
+from mmvheat.command_line import run_command
+from mmvheat.errors import UserError
+
+from .process_group import LAUNCHER, uses_cpu
 
 __all__ = ['main']
 
 _STATUS_OF_MISTAKES = 2
 # Else glibc gives large tensors back to the system in every layer and asks for cleared ones anew.
-_KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '4000000000', 'MALLOC_TRIM_THRESHOLD_': '100000000000'}
+# No block is mapped by itself: a high MALLOC_MMAP_THRESHOLD_ says so only to glibc >= 2.35, older
+# ones refuse more than 32 MiB. And free memory is never given back: the largest number there is, as
+# a `size_t` and through the `atoi` of glibc < 2.26. Other C libraries do not read these.
+_KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**63 - 1)}
+# Settings of the user's that these would change the meaning of.
+_MEMORY_SETTINGS = ('MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')
 
 
 def _check_processes(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise CommandLineError(f'the number of processes must be an integer >= 1, got {text!r}')
+        raise UserError(f'the number of processes must be an integer >= 1, got {text!r}')
     processes = int(text)
     if not uses_cpu() and processes > torch.cuda.device_count():
-        raise CommandLineError(
+        raise UserError(
             f'{processes} processes need as many GPUs and there are {torch.cuda.device_count()} '
             'on this node; CUDA_VISIBLE_DEVICES=-1 runs them on the CPU'
         )
@@ -41,7 +48,7 @@ def _read_integer(name: str, default: int, least: int, most: int) -> int:
     """Read an environment variable; unset and empty are the same."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or not least <= int(text) <= most:
-        raise CommandLineError(f'{name} is an integer from {least} to {most}, got {text!r}')
+        raise UserError(f'{name} is an integer from {least} to {most}, got {text!r}')
     return int(text)
 
 
@@ -51,11 +58,11 @@ def _torchrun_arguments(processes: int) -> list[str]:
     nodes = _read_integer('NNODES', 1, 1, 65535)
     # Two nodes that both take 0 for granted would wait for each other.
     if nodes > 1 and not env.get('NODE_RANK'):
-        raise CommandLineError(
+        raise UserError(
             f'NNODES={nodes} needs NODE_RANK: 0 on the node of MASTER_ADDR, then 1 to {nodes - 1}'
         )
     if _read_integer('NODE_RANK', 0, 0, 65535) >= nodes:
-        raise CommandLineError(
+        raise UserError(
             f'NODE_RANK={env["NODE_RANK"]} with NNODES={nodes}: ranks of nodes count from 0 to '
             f'{nodes - 1}; set NNODES to the number of nodes'
         )
@@ -80,7 +87,9 @@ def _environment(processes: int) -> dict[str, str]:
     """Give the processes of this node their variables, where the caller has not set them."""
     on_cpu = uses_cpu()
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes) if on_cpu else 1)
-    keep_memory = _KEEP_MEMORY if on_cpu else {}
+    tuned = 'glibc.malloc.' in os.environ.get('GLIBC_TUNABLES', '')
+    chosen = tuned or any(name in os.environ for name in _MEMORY_SETTINGS)
+    keep_memory = _KEEP_MEMORY if on_cpu and not chosen else {}
     return {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, **keep_memory}
 
 
@@ -95,6 +104,7 @@ def main() -> None:
     processes = _check_processes(sys.argv[1])
     for name, value in _environment(processes).items():
         os.environ.setdefault(name, value)
+    os.environ[LAUNCHER] = str(os.getpid())
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').addFilter(_hide_mistakes)
     try:
         run.main([*_torchrun_arguments(processes), *sys.argv[2:]])

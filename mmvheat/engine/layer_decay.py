@@ -10,9 +10,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from mmvheat.errors import UserError
 from mmvheat.registry import OPTIM_WRAPPER_CONSTRUCTORS
-
-from .errors import CommandLineError
 
 __all__ = ['LayerDecayOptimWrapperConstructor']
 
@@ -43,7 +42,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: Parameter-wise options.
 
     Raises:
-        CommandLineError: A ValueError, if an option is unknown or out of range, or if no backbone
+        UserError: If an option is unknown or out of range, or if no backbone
             counts its layers.
 
     Example:
@@ -59,18 +58,18 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         unknown = sorted(set(self.paramwise_cfg) - {'layer_decay_rate', *_INHERITED})
         if unknown:
-            raise CommandLineError(
+            raise UserError(
                 f'paramwise_cfg has unknown {", ".join(unknown)}: layer-wise decay takes '
                 f'layer_decay_rate, {", ".join(_INHERITED)}'
             )
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= 1:
-            raise CommandLineError(
+            raise UserError(
                 f'paramwise_cfg.layer_decay_rate is a number in (0, 1], 1 for no decay, '
                 f'got {rate!r}'
             )
         if self.base_lr is None:
-            raise CommandLineError('layer-wise decay needs a learning rate: set optimizer.lr')
+            raise UserError('layer-wise decay needs a learning rate: set optimizer.lr')
 
     def add_params(
         self,
@@ -131,7 +130,7 @@ def _depth_finder(model: nn.Module) -> Callable[[str], tuple[int, int]]:
         return model.get_layer_depth
     if not counting:
         found = ', '.join(type(child).__name__ for child in backbones.values()) or 'none'
-        raise CommandLineError(
+        raise UserError(
             'layer-wise decay needs a backbone with get_layer_depth, as mmvheat.VHeat has it; '
             f'{type(model).__name__} has {found}'
         )

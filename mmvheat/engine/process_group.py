@@ -1,14 +1,62 @@
-"""Process groups: their start without a GPU, and their end."""
+"""Processes of a run: the start of their group without a GPU, and their end."""
 
+import ctypes
 import gc
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-__all__ = ['end_group', 'start_cpu_group', 'uses_cpu']
+__all__ = [
+    'LAUNCHER',
+    'die_with_launcher',
+    'end_group',
+    'start_cpu_group',
+    'start_loader_worker',
+    'uses_cpu',
+]
+
+# Environment variable by which launch.py tells its processes its own id.
+LAUNCHER = 'MMVHEAT_LAUNCHER'
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it ends, however it ends."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """Let this process end with launch.py, if that started it.
+
+    torchrun ends its processes when it gets a signal that it can handle; one that is killed by
+    SIGKILL (by a job's memory limit, say) would leave them to go on alone.
+    """
+    launcher = os.environ.pop(LAUNCHER, None)
+    if launcher is None:
+        return
+    _die_with_parent()
+    # It may have ended before the request.
+    if os.getppid() != int(launcher):
+        os._exit(1)
+
+
+def start_loader_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Let a data loader's worker end with its process at once, then do what it is set up for.
+
+    Args:
+        init: The loader's own ``worker_init_fn``.
+        worker: Number of the worker.
+    """
+    _die_with_parent()
+    if init is not None:
+        init(worker)
 
 
 def uses_cpu() -> bool:
@@ -28,9 +76,9 @@ def _first_slurm_node() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
-        from .errors import CommandLineError
+        from mmvheat.errors import UserError
 
-        raise CommandLineError(
+        raise UserError(
             f'--launcher slurm: "{" ".join(command)}" does not tell the first of the nodes: '
             'set MASTER_ADDR to its address'
         ) from error
@@ -48,7 +96,7 @@ def start_cpu_group(launcher: str, timeout: float | None = None, port: int | Non
         port: Port of rank 0 for slurm, as mmengine takes it; MASTER_PORT or 29500 if None.
 
     Raises:
-        CommandLineError: If the launcher's environment variables are missing.
+        UserError: If the launcher's environment variables are missing.
     """
     if dist.is_initialized():
         return
@@ -59,9 +107,9 @@ def start_cpu_group(launcher: str, timeout: float | None = None, port: int | Non
     }.get(launcher, ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
     for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=True):
         if source not in env:
-            from .errors import CommandLineError
+            from mmvheat.errors import UserError
 
-            raise CommandLineError(
+            raise UserError(
                 f'--launcher {launcher}: the environment variable {source} is missing; start '
                 'through the launcher (tools/dist_train.sh and tools/dist_test.sh for pytorch)'
             )

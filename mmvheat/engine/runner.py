@@ -2,20 +2,16 @@
 
 import os
 import warnings
-from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
-from torch.utils.data import IterableDataset
 
 from .checked_runner import CheckedRunner
-from .data_check import DATA_ERRORS
+from .checkpoint_hook import PART, publish_part
 from .errors import config_errors
-from .exact_resume_hook import ExactResumeHook
 from .process_group import start_cpu_group, uses_cpu
-from .seeded_loader import SeededLoader
 
 __all__ = ['Runner']
 
@@ -52,34 +48,10 @@ class Runner(CheckedRunner, MMEngineRunner):
             )
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
-        """Register the hooks and the one that makes a resume exact."""
-        super().register_hooks(default_hooks, custom_hooks)
-        self.register_hook(ExactResumeHook())
-
     def _init_model_weights(self) -> None:
         """Initialize the weights; a file that does not fit becomes one clear line."""
-        with config_errors('initial weights'):
+        with config_errors('initial weights', (AssertionError,)):
             super()._init_model_weights()
-
-    def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop around a :class:`SeededLoader`."""
-        with config_errors('train_dataloader', DATA_ERRORS):
-            config, loader = self._train_dataloader, self._train_dataloader
-            if isinstance(loader, dict):
-                randomness = self._randomness_cfg
-                loader = self.build_dataloader(
-                    loader, self.seed, randomness.get('diff_rank_seed', False)
-                )
-                # Only a dataset with indices can be drawn from at any place.
-                if not isinstance(loader.dataset, IterableDataset):
-                    loader = SeededLoader(loader, self.seed, get_rank())
-            self._train_dataloader = loader
-            try:
-                return super().build_train_loop(loop)
-            finally:
-                # scale_lr reads the batch size from the config.
-                self._train_dataloader = config
 
     def save_checkpoint(
         self,
@@ -99,7 +71,7 @@ class Runner(CheckedRunner, MMEngineRunner):
         direct = '://' in out_dir or get_rank() != 0
         super().save_checkpoint(
             out_dir,
-            filename if direct else f'{filename}.part',
+            filename if direct else f'{filename}{PART}',
             file_client_args,
             save_optimizer,
             save_param_scheduler,
@@ -108,4 +80,4 @@ class Runner(CheckedRunner, MMEngineRunner):
             backend_args,
         )
         if not direct:
-            os.replace(os.path.join(out_dir, f'{filename}.part'), os.path.join(out_dir, filename))
+            publish_part(os.path.join(out_dir, filename))

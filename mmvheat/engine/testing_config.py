@@ -9,10 +9,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
+from mmvheat.errors import UserError
+
 from .common_config import load_config, writable_folder
 from .compile_hook import use_compile
 from .dump_segmentation import DumpSegmentation
-from .errors import CommandLineError
 from .tta import use_tta
 
 __all__ = ['build_dump', 'prepare_testing']
@@ -28,12 +29,12 @@ def prepare_testing(args: argparse.Namespace) -> Config:
         A config for :class:`mmvheat.engine.runner.Runner`.
 
     Raises:
-        CommandLineError: If the arguments cannot work, before anything is built.
+        UserError: If the arguments cannot work, before anything is built.
     """
     cfg = load_config(args)
     for name in ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(name) is None:
-            raise CommandLineError(f'{args.config} has no {name}: it is no config for testing')
+            raise UserError(f'{args.config} has no {name}: it is no config for testing')
     cfg.load_from = args.checkpoint
     cfg.resume = False
     # Testing needs none of it, and loaders may name data that a tester does not have. A sharded
@@ -71,11 +72,11 @@ def _check_out(cfg: Config, out: str) -> None:
     """Check ``--out`` before hours of testing; let mmseg write its pictures to a folder."""
     if out.endswith(('.pkl', '.pickle')):
         if Path(out).is_dir():
-            raise CommandLineError(f'--out {out} is a folder: give the name of a file')
+            raise UserError(f'--out {out} is a folder: give the name of a file')
         writable_folder(str(Path(out).parent), '--out')
         return
     if cfg.default_scope != 'mmseg':
-        raise CommandLineError(f'--out {out}: expected a file name that ends in .pkl')
+        raise UserError(f'--out {out}: expected a file name that ends in .pkl')
     folder = str(writable_folder(out, '--out'))
     evaluators = cfg.test_evaluator
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
@@ -87,15 +88,15 @@ def _visualize(cfg: Config, args: argparse.Namespace) -> None:
     """Set the library's visualization hook to draw every image."""
     hook: Any = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise CommandLineError(
+        raise UserError(
             f'--show and --show-dir need default_hooks.visualization in {args.config}: '
             'inherit the default_runtime.py of its library'
         )
     on_linux = sys.platform.startswith('linux')
     if args.show and on_linux and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ):
-        raise CommandLineError('--show needs a display and there is none: use --show-dir DIR')
+        raise UserError('--show needs a display and there is none: use --show-dir DIR')
     if args.tta and cfg.default_scope == 'mmpretrain':
-        raise CommandLineError(
+        raise UserError(
             '--tta: the visualization hook of mmpretrain draws single images, not their augmented '
             'views: test with either --tta or --show, --show-dir'
         )

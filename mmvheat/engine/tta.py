@@ -7,7 +7,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .errors import CommandLineError, is_first_process
+from mmvheat.command_line import is_first_process
+from mmvheat.errors import UserError
 
 __all__ = ['use_tta']
 
@@ -27,7 +28,7 @@ def use_tta(cfg: Config) -> None:
     models with masks.
 
     Raises:
-        CommandLineError: If the pipeline does not end by packing its results.
+        UserError: If the pipeline does not end by packing its results.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -48,7 +49,7 @@ def _flipped(pipeline: list[ConfigDict]) -> list[ConfigDict]:
     """Turn a test pipeline into one that yields each image as it is and mirrored."""
     names = [_name(step) for step in pipeline]
     if not names or 'Pack' not in names[-1]:
-        raise CommandLineError(
+        raise UserError(
             '--tta: the test pipeline does not end by packing its results, so how to flip is '
             'unclear: set tta_pipeline in the config'
         )

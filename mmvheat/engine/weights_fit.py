@@ -1,16 +1,20 @@
 """Hold a checkpoint to a model: every key that does not fit is found, and said in one line."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from logging import DEBUG, INFO, WARNING
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
-from .errors import CommandLineError
+from mmvheat.checkpoint.fit import WeightsFit, compare_weights
+from mmvheat.errors import UserError
 
-__all__ = ['WeightsFit', 'check_start', 'check_weights_fit', 'compare_weights', 'describe_arch']
+__all__ = ['check_start', 'check_weights_fit', 'describe_arch', 'report_weights', 'weights_of']
+
+Model = nn.Module | Mapping[str, Size]
 
 # Heads that only training uses: a checkpoint for testing may lack or have them.
 _TRAINING_ONLY = ('auxiliary_head.',)
@@ -18,86 +22,18 @@ _TRAINING_ONLY = ('auxiliary_head.',)
 _CLASS_LAYERS = {'head.fc': 0, 'fc_cls': 1, 'conv_seg': 0}
 _EMBEDDING = re.compile(r'(.*\.)?freq_embed\.\d+')
 _BLOCK = re.compile(r'(?:.*\.)?layers\.(\d+)\.(\d+)\.op\..*')
-_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class WeightsFit:
-    """What does not fit between a model and a checkpoint.
-
-    Attributes:
-        missing: Keys that the model wants and the checkpoint lacks.
-        unexpected: Keys that the checkpoint has and the model does not want.
-        misshaped: Shapes in the checkpoint and in the model by key.
-    """
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-    def keys(self) -> list[str]:
-        """All keys that do not fit."""
-        return [*self.missing, *self.unexpected, *self.misshaped]
-
-    def summary(self, shown: int = _SHOWN) -> str:
-        """Count and name the keys of every kind, at most ``shown`` of each."""
-        shapes = [f'{key} {had}, not {want}' for key, (had, want) in self.misshaped.items()]
-        kinds = {
-            'missing': self.missing,
-            'unexpected': self.unexpected,
-            'of another shape': shapes,
-        }
-        return '; '.join(
-            f'{len(found)} {kind} ({", ".join(found[:shown])}{", ..." * (len(found) > shown)})'
-            for kind, found in kinds.items()
-            if found
-        )
-
-
-def compare_weights(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], ignored: tuple[str, ...] = ()
-) -> WeightsFit:
-    """Compare two state dicts by keys and shapes.
-
-    Args:
-        expected: State dict of the model.
-        weights: State dict of the checkpoint. Frequency embeddings may have another height and
-            width, which the backbone fits while it loads.
-        ignored: Starts of keys that may be missing or unexpected.
-
-    Returns:
-        What does not fit.
-    """
-    misshaped = {}
-    for name in expected.keys() & weights.keys():
-        given, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
-        resizes = _EMBEDDING.fullmatch(name) and len(given) == 3 and given[2] == wanted[2]
-        if given != wanted and not resizes:
-            misshaped[name] = given, wanted
-
-    def beyond(names: Iterable[str], others: Mapping[str, Tensor]) -> tuple[str, ...]:
-        # A counter that mmengine, too, lets a checkpoint lack.
-        return tuple(
-            name
-            for name in names
-            if name not in others
-            and not name.startswith(ignored)
-            and not name.endswith('num_batches_tracked')
-        )
-
-    missing, unexpected = beyond(expected, weights), beyond(weights, expected)
-    return WeightsFit(missing, unexpected, dict(sorted(misshaped.items())))
-
-
-def describe_arch(weights: Mapping[str, Tensor]) -> str:
+def describe_arch(weights: Mapping[str, Tensor | Size]) -> str:
     """Describe the vHeat in a state dict, '' if there is none."""
     blocks: dict[int, set[str]] = {}
     for match in filter(None, map(_BLOCK.fullmatch, weights)):
         blocks.setdefault(int(match[1]), set()).add(match[2])
+    shapes = {name: tuple(getattr(tensor, 'shape', tensor)) for name, tensor in weights.items()}
     dims = {
-        int(name.rpartition('.')[2]): tensor.shape[-1]
-        for name, tensor in weights.items()
-        if _EMBEDDING.fullmatch(name) and tensor.dim() == 3
+        int(name.rpartition('.')[2]): shape[-1]
+        for name, shape in shapes.items()
+        if _EMBEDDING.fullmatch(name) and len(shape) == 3
     }
     if not blocks or not dims:
         return ''
@@ -107,75 +43,106 @@ def describe_arch(weights: Mapping[str, Tensor]) -> str:
     return f'a vHeat of depths {depths}, widths {widths}, {"with" if scaled else "no"} layer scale'
 
 
-def check_weights_fit(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Take out of a checkpoint what mmengine loads into a model, {} if there is nothing.
+
+    Args:
+        checkpoint: With ``state_dict``, or the state dict itself.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, Mapping):
+        return {}
+    return {
+        str(name).removeprefix('module.'): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def check_weights_fit(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
     """Check that a checkpoint fits a model key by key, as testing and resuming need it.
 
     Args:
-        model: What the Runner built, maybe in a distributed or TTA wrapper.
+        model: What the Runner built, maybe in a distributed or TTA wrapper, or the shapes of its
+            state dict.
         weights: State dict of the checkpoint.
         path: Its name, for the message.
 
     Raises:
-        CommandLineError: If a key is missing, unexpected or of another shape. Heads that only
-            training uses do not count.
+        UserError: If a key is missing, unexpected or of another shape. Heads that only training
+            uses do not count.
     """
-    expected = _unwrap(model).state_dict()
+    expected = _state_of(model)
     fit = compare_weights(expected, weights, _TRAINING_ONLY)
     if fit.keys():
-        raise CommandLineError(
+        raise UserError(
             f'{path} does not fit the config{_sides(fit, expected, weights)}: {fit.summary()}; '
             'give a checkpoint that was trained with this config'
         )
 
 
-def check_start(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+def check_start(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
     """Check that a checkpoint can start a training, where heads may differ.
 
-    Heads that differ, or necks and heads that it lacks, are one line of warning; all their keys
-    are in the log at its debug level.
-
     Args:
-        model: What the Runner built, maybe in a distributed wrapper.
+        model: What the Runner built, maybe in a distributed wrapper, or the shapes of its state
+            dict.
         weights: State dict of the checkpoint.
         path: Its name, for the message.
 
     Raises:
-        CommandLineError: If its backbone is another one, or it is a classifier's and the model is
-            none.
+        UserError: If its backbone is another one, or it is a classifier's and the model is none.
     """
-    expected = _unwrap(model).state_dict()
+    expected = _state_of(model)
     fit = compare_weights(expected, weights)
     if not fit.keys():
         return
     sides = _sides(fit, expected, weights)
     ours = [key for key in fit.keys() if key.startswith('backbone.') and '.outnorm' not in key]
     if ours or not expected.keys() & weights.keys():
-        raise CommandLineError(
+        raise UserError(
             f'load_from={path} does not fit the backbone of the config{sides}: {fit.summary()}; '
             'give a checkpoint of the same backbone'
         )
     if 'head.fc.weight' in weights and 'head.fc.weight' not in expected:
-        raise CommandLineError(
-            f'load_from={path} is a classifier, the config wants a {type(_unwrap(model)).__name__}:'
-            " give it as the backbone's init_cfg=dict(type='Pretrained', checkpoint=..., "
-            "prefix='backbone.')"
+        raise UserError(
+            f'load_from={path} is a classifier, the model of the config is none: give it as the '
+            "backbone's init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')"
         )
-    print_log(
-        f'load_from={path} does not fill the whole model{sides}: {fit.summary()}; '
-        'what is missing or of another shape starts anew',
-        'current',
-        level=30,
-    )
-    print_log(f'all keys: {fit.summary(len(fit.keys()))}', 'current', level=10)
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def report_weights(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
+    """Count in one log line what of a checkpoint fits a model; a warning if not all does.
+
+    All keys that do not fit are in the log at its debug level.
+
+    Args:
+        model: What the Runner built, maybe in a distributed or TTA wrapper, or the shapes of its
+            state dict.
+        weights: State dict of the checkpoint.
+        path: Its name.
+    """
+    expected = _state_of(model)
+    fit = compare_weights(expected, weights)
+    line = f'Load {path}: {fit.counts()}{_sides(fit, expected, weights)}'
+    if fit.missing or fit.misshaped:
+        line += '; what is missing or of another shape starts anew'
+    print_log(line, 'current', WARNING if fit.keys() else INFO)
+    if fit.keys():
+        print_log(f'all keys that do not fit: {fit.summary(len(fit.keys()))}', 'current', DEBUG)
+
+
+def _state_of(model: Model) -> Mapping[str, Tensor | Size]:
+    if not isinstance(model, nn.Module):
+        return model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    return model
+    return model.state_dict()
 
 
-def _sides(fit: WeightsFit, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+def _sides(
+    fit: WeightsFit, expected: Mapping[str, Tensor | Size], weights: Mapping[str, Tensor]
+) -> str:
     """Name what the checkpoint and the config are, where that explains the difference."""
     given, wanted = describe_arch(weights), describe_arch(expected)
     if given and given != wanted and any('outnorm' not in key for key in fit.keys()):

@@ -4,27 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.ops import conduct, gated_linear, heat_decay, predict_diffusivity
-from mmvheat.ops.plain import is_plain
-from mmvheat.ops.precision import compute_dtype
 
-from .derived_cache import CachesDerived, DerivedCache, is_cacheable
 from .layout import channels_first, channels_last
 from .linear import Linear
 
 __all__ = ['Heat2D']
 
-# Of each operator; the base arch's largest decay of an 800 x 1333 image takes 34 MB in float32.
-_MAX_DECAY_BYTES = 48 * 2**20
 
-
-class Heat2D(CachesDerived):
+class Heat2D(nn.Module):
     """Heat Conduction Operator of vHeat (arXiv 2405.16555, Sec. 3.3 and Fig. 3).
 
     A depth-wise convolution, a linear layer to the heat u and a gate z, conduction of u with the
     diffusivity predicted from the frequency embedding, and ``linear(norm(u) * silu(z))``.
-
-    In eval mode without gradients the decays are computed once for each size, dtype and device of
-    a map, and kept while the embedding and the weights they follow from stay as they are.
 
     Args:
         dim: Channels.
@@ -39,7 +30,6 @@ class Heat2D(CachesDerived):
         self.to_k = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
         self.register_parameter('k_exp', None)
         self._to_k_before_folding: tuple[nn.Module, ...] = ()
-        self._decays = DerivedCache(_MAX_DECAY_BYTES)
 
     def diffusivity(self, freq_embed: Tensor) -> Tensor:
         """Predict the diffusivity of every frequency and channel.
@@ -59,24 +49,29 @@ class Heat2D(CachesDerived):
             freq_embed: Frequency embedding of shape (H, W, C).
 
         Returns:
-            Decay of shape (H, W, C) in (0, 1], at least float32.
+            Decay of shape (H, W, C) in [0, 1], at least float32.
         """
         return heat_decay(self.diffusivity(freq_embed))
 
-    def forward(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None = None) -> Tensor:
         """Conduct heat over a map.
 
         Args:
             x: Map of shape (B, H, W, C).
             freq_embed: Frequency embedding of shape (H, W, C), of the map's size; not used by a
                 folded operator.
+            decay: What :meth:`decay` returns for the embedding, if it is known already.
 
         Returns:
             Map of shape (B, H, W, C).
         """
         x = channels_last(self.dwconv(channels_first(x)))
         u, z = self.linear(x).chunk(2, dim=-1)
-        u = conduct(u, self._known_decay(u, freq_embed))
+        if self.k_exp is not None:
+            decay = self.k_exp
+        elif decay is None:
+            decay = self.decay(freq_embed)
+        u = conduct(u, decay)
         norm, linear = self.out_norm, self.out_linear
         return gated_linear(u, z, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
@@ -91,7 +86,6 @@ class Heat2D(CachesDerived):
         # In a tuple torch does not see it: it leaves the parameters and the state dict.
         self._to_k_before_folding = (self.to_k,)
         self.to_k = None
-        self._decays.clear()
 
     def unfold(self) -> None:
         """Undo :meth:`fold`."""
@@ -103,20 +97,3 @@ class Heat2D(CachesDerived):
     def forget_unfolded(self) -> None:
         """Give up what :meth:`unfold` needs."""
         self._to_k_before_folding = ()
-
-    def _known_decay(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
-        """Look up the decay for a map, or compute it."""
-        if self.k_exp is not None:
-            return self.k_exp
-        if self.training or torch.is_grad_enabled():
-            return self.decay(freq_embed)
-        weights = list(self.to_k.parameters())
-        # Plain tensors in their place are views that a sharding wrapper or torch.func put there.
-        if len(weights) != 2 or not (is_plain([x]) and is_cacheable([freq_embed, *weights])):
-            return self.decay(freq_embed)
-        dtype = compute_dtype(x)
-
-        def make() -> Tensor:
-            return self.decay(freq_embed).to(dtype)
-
-        return self._decays.get((freq_embed.shape, dtype, x.device), [freq_embed, *weights], make)

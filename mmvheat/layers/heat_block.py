@@ -43,17 +43,20 @@ class HeatBlock(nn.Module):
             self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
             self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
 
-    def forward(self, x: Tensor, freq_embed: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C).
 
         Args:
             x: Map of shape (B, H, W, C).
             freq_embed: Frequency embedding of shape (H, W, C); not used by a folded operator.
+            decay: Decay of shape (H, W, C) that follows from the embedding, if it is known.
         """
         if self.post_norm:
-            x = x + self.drop_path(_scaled_norm(self.op(x, freq_embed), self.norm1, self.gamma1))
+            heat = self.op(x, freq_embed, decay)
+            x = x + self.drop_path(_scaled_norm(heat, self.norm1, self.gamma1))
             return x + self.drop_path(_scaled_norm(self.mlp(x), self.norm2, self.gamma2))
-        x = x + self.drop_path(_scaled(self.op(self.norm1(x), freq_embed), self.gamma1))
+        heat = self.op(self.norm1(x), freq_embed, decay)
+        x = x + self.drop_path(_scaled(heat, self.gamma1))
         return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
 
 

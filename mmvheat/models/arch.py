@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from mmvheat.errors import UserError
+
 __all__ = ['ARCHS', 'VHeatArch', 'resolve_arch']
 
 
@@ -19,8 +21,7 @@ class VHeatArch:
         mlp_ratio: Hidden channels of the MLPs over the stage's.
 
     Raises:
-        TypeError: If a value is of the wrong kind.
-        ValueError: If a value is out of range or lengths do not agree.
+        UserError: If a value is of the wrong kind or out of range, or lengths do not agree.
     """
 
     depths: tuple[int, ...]
@@ -36,13 +37,11 @@ class VHeatArch:
             dims = [dims * 2**i for i in range(len(depths))]
         dims = self._positive_integers('dims', dims)
         if len(dims) != len(depths):
-            raise ValueError(
-                f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}'
-            )
+            raise UserError(f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}')
         if dims[0] % 2:
-            raise ValueError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
+            raise UserError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
         if not isinstance(self.mlp_ratio, int | float) or self.mlp_ratio <= 0:
-            raise ValueError(f'mlp_ratio is a positive number, got {self.mlp_ratio!r}')
+            raise UserError(f'mlp_ratio is a positive number, got {self.mlp_ratio!r}')
         object.__setattr__(self, 'depths', depths)
         object.__setattr__(self, 'dims', dims)
 
@@ -50,10 +49,10 @@ class VHeatArch:
     def _positive_integers(name: str, values: object) -> tuple[int, ...]:
         """Check a sequence of positive integers."""
         if isinstance(values, str | bytes) or not hasattr(values, '__iter__'):
-            raise TypeError(f'{name} of an arch is a sequence of integers, got {values!r}')
+            raise UserError(f'{name} of an arch is a sequence of integers, got {values!r}')
         values = tuple(values)
         if not values or not all(isinstance(v, int) and v > 0 for v in values):
-            raise ValueError(f'{name} of an arch are positive integers, got {values}')
+            raise UserError(f'{name} of an arch are positive integers, got {values}')
         return values
 
 
@@ -73,24 +72,24 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
             :class:`VHeatArch` of which ``depths`` and ``dims`` are required, or an architecture.
 
     Raises:
-        TypeError: If ``arch`` is none of these.
-        ValueError: If the name or a field is unknown, or a required field is missing.
+        UserError: If ``arch`` is none of these, the name or a field is unknown, or a required field
+            is missing.
     """
     if isinstance(arch, VHeatArch):
         return arch
     if isinstance(arch, str):
         by_name = ARCHS | {name[0]: value for name, value in ARCHS.items()}
         if arch not in by_name:
-            raise ValueError(
+            raise UserError(
                 f'unknown arch {arch!r}: use {", ".join(ARCHS)}, or a dict of depths and dims'
             )
         return by_name[arch]
     if not isinstance(arch, Mapping):
-        raise TypeError(f'arch is a name or a dict of depths and dims, got {arch!r}')
+        raise UserError(f'arch is a name or a dict of depths and dims, got {arch!r}')
     known = [field.name for field in fields(VHeatArch)]
     unknown = [str(key) for key in arch if key not in known]
     missing = [key for key in ('depths', 'dims') if key not in arch]
     if unknown or missing:
         wrong = [f'unknown {key}' for key in unknown] + [f'no {key}' for key in missing]
-        raise ValueError(f'arch has {", ".join(wrong)}: its keys are {", ".join(known)}')
+        raise UserError(f'arch has {", ".join(wrong)}: its keys are {", ".join(known)}')
     return VHeatArch(**arch)

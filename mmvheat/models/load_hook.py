@@ -3,6 +3,7 @@
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.ops import resize_freq_embed
 
 __all__ = ['prepare_state_dict']
@@ -31,7 +32,7 @@ def prepare_state_dict(
         error_msgs: Not used.
 
     Raises:
-        ValueError: If the checkpoint is folded for inference and the backbone is not, or for
+        UserError: If the checkpoint is folded for inference and the backbone is not, or for
             another size, or the other way round. Raised, not reported: mmengine loads on after a
             report.
     """
@@ -39,7 +40,7 @@ def prepare_state_dict(
     folded = [key for key in names if key.endswith('.op.k_exp')]
     if module.folded_for is None:
         if folded:
-            raise ValueError(
+            raise UserError(
                 f'the checkpoint is folded for inference (it has {folded[0]}): load one of the '
                 'training form, or build the backbone with inference_form=True'
             )
@@ -47,7 +48,7 @@ def prepare_state_dict(
         return
     unfolded = [key for key in names if key.startswith(f'{prefix}freq_embed.')]
     if unfolded:
-        raise ValueError(
+        raise UserError(
             f'the backbone is in the inference form and the checkpoint is not (it has '
             f'{unfolded[0]}): fold it with tools/fold_for_inference.py, or build the backbone '
             'with inference_form=False'
@@ -55,7 +56,7 @@ def prepare_state_dict(
     own = {f'{prefix}{name}': parameter for name, parameter in module.named_parameters()}
     for key in folded:
         if key in own and state_dict[key].shape != own[key].shape:
-            raise ValueError(
+            raise UserError(
                 f'{key} is {tuple(state_dict[key].shape)} in the checkpoint, '
                 f'{tuple(own[key].shape)} in the backbone, which is folded for images of '
                 f'{module.folded_for[0]} x {module.folded_for[1]}: a folded checkpoint serves one '

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.runner import CheckpointLoader
 
-from mmvheat.checkpoint import find_state_dict, read_checkpoint
+from mmvheat.checkpoint import find_state_dict
 from mmvheat.checkpoint.formats import backbone_prefix
+from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
 from .vheat import VHeat
@@ -59,8 +61,7 @@ class MMDET_VHEAT(VHeat):  # noqa: N801  (the name is the contract)
         convert_weights: Ignored.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of range.
+        UserError: If an argument is of the wrong kind or out of range.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class MMDET_VHEAT(VHeat):  # noqa: N801  (the name is the contract)
         """Initialize the weights, then load those of ``pretrained``.
 
         Raises:
-            ValueError: If the file cannot be read or is no checkpoint of this backbone.
+            UserError: If the file cannot be read or is no checkpoint of this backbone.
         """
         super().init_weights()
         if self.pretrained:
@@ -135,7 +136,7 @@ class MMSEG_VHEAT(MMDET_VHEAT):  # noqa: N801  (the name is the contract)
 def _load_backbone(backbone: VHeat, path: str) -> None:
     """Load a backbone's weights, whatever stands around them; all but the norms must be there."""
     try:
-        tensors = find_state_dict(read_checkpoint(path)).tensors
+        tensors = find_state_dict(CheckpointLoader.load_checkpoint(path, 'cpu')).tensors
         prefix = backbone_prefix(tensors)
         state = {
             name.removeprefix(prefix): tensor
@@ -146,16 +147,16 @@ def _load_backbone(backbone: VHeat, path: str) -> None:
     except RuntimeError as error:
         # torch's first line is a title, the second says what does not fit.
         reason = str(error).splitlines()[1].strip()
-        raise ValueError(f'pretrained={path!r} does not fit the backbone: {reason}') from error
+        raise UserError(f'pretrained={path!r} does not fit the backbone: {reason}') from error
     except ValueError as error:
-        raise ValueError(f'pretrained={path!r}: {error}') from error
+        raise UserError(f'pretrained={path!r}: {error}') from error
     # A classifier has no norms for the maps, and a backbone may have fewer than the checkpoint.
     amiss = [f'no {name}' for name in missing if not name.startswith('outnorm')]
     amiss += [
         f'unknown {name}' for name in unexpected if not name.startswith(('classifier.', 'outnorm'))
     ]
     if amiss:
-        raise ValueError(
+        raise UserError(
             f'pretrained={path!r} does not fit the backbone: {amiss[0]} and {len(amiss) - 1} more; '
             "check depths, post_norm and layer_scale against the checkpoint's"
         )

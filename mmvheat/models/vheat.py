@@ -4,21 +4,27 @@ Paper: `Building Vision Models upon Heat Conduction <https://arxiv.org/abs/2405.
 CVPR 2025. Names of parameters are those of the published checkpoints.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.layers import Stem
+from mmvheat.layers.derived_cache import DerivedCache
 from mmvheat.layers.layout import channels_first, is_channels_last
 from mmvheat.ops import freq_embed_size, resize_freq_embed
+from mmvheat.ops.plain import is_plain
 from mmvheat.registry import MODELS
 
 from .arch import VHeatArch, resolve_arch
 from .load_hook import prepare_state_dict
-from .stage import VHeatStage
+from .load_report import report_fit
+from .stage import StageDecays, VHeatStage
 
 __all__ = ['VHeat']
 
@@ -45,11 +51,13 @@ class VHeat(BaseModule):
         with_cp: Recompute the blocks' activations in the backward pass to save memory.
         inference_form: Build what :meth:`fold` makes for ``img_size``, to load a checkpoint of
             ``tools/fold_for_inference.py``.
+        decay_cache_mib: How much memory inference may use, in MiB, to keep the decays of the image
+            sizes it meets, with the copy of the weights that shows whether they still hold; the
+            least recently used go first. 0 keeps nothing.
         init_cfg: Initialization config dict as of ``mmengine.model.BaseModule``.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of range.
+        UserError: If an argument is of the wrong kind or out of range.
 
     Example:
         >>> model = VHeat('tiny')
@@ -67,6 +75,7 @@ class VHeat(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         inference_form: bool = False,
+        decay_cache_mib: int = 512,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -75,12 +84,17 @@ class VHeat(BaseModule):
         self.img_size = _image_size(img_size)
         self.out_indices = _stage_indices(out_indices, num_stages)
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate is a number in [0, 1), got {drop_path_rate!r}')
+            raise UserError(f'drop_path_rate is a number in [0, 1), got {drop_path_rate!r}')
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
+            raise UserError(
                 f'frozen_stages is -1 (none), 0 (stem) to {num_stages} (all), got {frozen_stages}'
             )
+        if type(decay_cache_mib) is not int or decay_cache_mib < 0:
+            raise UserError(
+                f'decay_cache_mib is a number of MiB from 0 (keep nothing), got {decay_cache_mib!r}'
+            )
         self.frozen_stages = frozen_stages
+        self._decay_cache = DerivedCache(decay_cache_mib * 2**20)
         # What other tools ask a backbone for: channels and stride of every map it returns.
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(2 ** (2 + i) for i in self.out_indices)
@@ -108,9 +122,11 @@ class VHeat(BaseModule):
 
         self._reset_parameters()
         self._freeze_stages()
+        self.register_load_state_dict_pre_hook(report_fit)
         self.register_load_state_dict_pre_hook(prepare_state_dict)
         self.folded_for: tuple[int, int] | None = None
         self._embeds_before_folding: tuple[nn.Module, ...] = ()
+        self._warned_of_folding = False
         if inference_form:
             self.fold()
             self.forget_unfolded()
@@ -127,23 +143,25 @@ class VHeat(BaseModule):
             torch's ``channels_last`` memory format if the images are, else contiguous.
 
         Raises:
-            ValueError: If ``x`` has not four dimensions, or another size than the backbone is
-                folded for.
+            ValueError: If ``x`` has not four dimensions.
+            UserError: If the images have another size than the backbone is folded for.
         """
         if x.dim() != 4:
             raise ValueError(f'images have shape (B, C, H, W), got {tuple(x.shape)}')
         if self.folded_for is not None and x.shape[2:] != self.folded_for:
-            raise ValueError(
+            raise UserError(
                 f'the backbone is folded for images of {self.folded_for[0]} x '
                 f'{self.folded_for[1]}, got {x.size(2)} x {x.size(3)}: resize them, or use the '
                 'training form, which takes any size'
             )
         keeps_layout = is_channels_last(x)
-        x = self.patch_embed(x)
         last = max(self.out_indices)
+        stages = self.layers[: last + 1]
+        kept = self._kept_decays(x, stages)
+        x = self.patch_embed(x)
         outs = {}
-        for i, stage in enumerate(self.layers[: last + 1]):
-            x = stage(x, None if self.freq_embed is None else self.freq_embed[i])
+        for i, stage in enumerate(stages):
+            x = stage(x, None if self.freq_embed is None else self.freq_embed[i], kept[i])
             if i in self.out_indices:
                 out = channels_first(getattr(self, f'outnorm{i}')(x))
                 # Not only a view: mmcv's compiled ops read a map's memory as channels first.
@@ -151,6 +169,14 @@ class VHeat(BaseModule):
             if i < last:
                 x = stage.downsample(x)
         return tuple(outs[i] for i in self.out_indices)
+
+    def clear_decay_cache(self) -> None:
+        """Drop the decays that inference keeps, and free their memory.
+
+        There is no other need to call it: changed weights are noticed before each forward pass,
+        however they were changed, and ``train()``, ``eval()`` and ``to()`` drop what is kept too.
+        """
+        self._decay_cache.clear()
 
     def fold(self, image_size: int | Sequence[int] | None = None) -> 'VHeat':
         """Turn the model into the inference form for one image size.
@@ -178,6 +204,7 @@ class VHeat(BaseModule):
         self._embeds_before_folding = (self.freq_embed,)
         self.freq_embed = None
         self.folded_for = size
+        self.clear_decay_cache()
         return self
 
     def unfold(self) -> 'VHeat':
@@ -213,9 +240,23 @@ class VHeat(BaseModule):
 
     def train(self, mode: bool = True) -> 'VHeat':
         """Set the mode; frozen stages stay in eval mode."""
+        self.clear_decay_cache()
         super().train(mode)
         self._freeze_stages()
+        if mode and self.folded_for is not None and not self._warned_of_folding:
+            self._warned_of_folding = True
+            print_log(
+                'The backbone is folded for inference: its decays (k_exp) are fixed and are not '
+                'trained. To train all of it, build it with inference_form=False',
+                logger='current',
+                level=logging.WARNING,
+            )
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'VHeat':
+        """Move or cast the parameters; leave nothing behind on the old device."""
+        self.clear_decay_cache()
+        return super()._apply(fn, recurse)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Tell the layer of a parameter, for layer-wise learning rates; mmpretrain's interface.
@@ -247,6 +288,31 @@ class VHeat(BaseModule):
             layer = last
         return layer, last + 1
 
+    def _kept_decays(self, x: Tensor, stages: Sequence[VHeatStage]) -> list[StageDecays | None]:
+        """Look up what is kept for each stage; None where decays are to be computed.
+
+        The one comparison of the weights, and the one decision, for the whole forward pass.
+        """
+        nothing = [None] * len(stages)
+        if self.training or self.freq_embed is None or torch.is_grad_enabled():
+            return nothing
+        if not is_plain([x]):
+            return nothing
+        by_stage = [
+            stage.decay_sources(embed)
+            for stage, embed in zip(stages, self.freq_embed, strict=False)
+        ]
+        if any(part is None for part in by_stage):
+            return nothing
+        generation = self._decay_cache.current([source for part in by_stage for source in part])
+        if generation is None:
+            return nothing
+        copies = iter(generation.sources)
+        return [
+            StageDecays(generation, i, [next(copies) for _ in part])
+            for i, part in enumerate(by_stage)
+        ]
+
     def _frozen_modules(self) -> list[nn.Module]:
         """Modules that ``frozen_stages`` keeps from training."""
         if self.frozen_stages < 0:
@@ -275,7 +341,7 @@ def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     """Check ``img_size`` and make it (height, width)."""
     size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
     if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise ValueError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
+        raise UserError(f'img_size is a positive integer or two (height, width), got {img_size!r}')
     return size
 
 
@@ -283,10 +349,10 @@ def _stage_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[i
     """Check ``out_indices`` and count negative ones from the last stage."""
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not given:
-        raise ValueError('out_indices is empty: name at least one stage')
+        raise UserError('out_indices is empty: name at least one stage')
     for i in given:
         if not isinstance(i, int) or not -num_stages <= i < num_stages:
-            raise ValueError(
+            raise UserError(
                 f'out_indices has {i!r}, but this arch has stages 0 to {num_stages - 1}'
             )
     return tuple(i % num_stages for i in given)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import private_torch
 from .kernels import kernels_enabled, norm_gate
 from .linear import as_rows, linear, linear_in_training, product
 from .overwrite import may_overwrite, multiply
@@ -46,7 +47,7 @@ def gated_linear(
     tensors = (u, z, norm_weight, norm_bias, weight, bias)
     plain = is_plain(tensors)
     # A compiler decides by itself what to recompute.
-    if plain and needs_grad(tensors):
+    if plain and needs_grad(tensors) and _has_backward():
         dtype = compute_dtype(u)
         with without_autocast(u.device.type):
             return _GatedLinear.apply(
@@ -56,6 +57,16 @@ def gated_linear(
     gate = F.silu(z)
     gated = multiply(normed, gate, overwrite=plain)
     return linear(gated, weight, bias)
+
+
+def _has_backward() -> bool:
+    """Whether torch has the parts of the backward pass below."""
+    parts = (
+        private_torch.native_layer_norm,
+        private_torch.native_layer_norm_backward,
+        private_torch.silu_backward,
+    )
+    return None not in parts
 
 
 class _GatedLinear(torch.autograd.Function):
@@ -87,7 +98,9 @@ class _GatedLinear(torch.autograd.Function):
         u, z, norm_weight, norm_bias, weight = ctx.saved_tensors
         shape = norm_weight.shape
         wide = u.to(norm_weight)
-        normed, mean, rstd = torch.native_layer_norm(wide, shape, norm_weight, norm_bias, ctx.eps)
+        normed, mean, rstd = private_torch.native_layer_norm(
+            wide, shape, norm_weight, norm_bias, ctx.eps
+        )
         gate = F.silu(z)
         rows = as_rows(grad)
         gated = (normed * gate).to(weight)
@@ -95,7 +108,7 @@ class _GatedLinear(torch.autograd.Function):
         overwrite = may_overwrite((grad, u, z, weight))
         grad_gated = product(grad, weight, gated if overwrite else None)
         grad_z = _silu_backward(multiply(normed, grad_gated, overwrite).to(z), z)
-        grad_u, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+        grad_u, grad_norm_weight, grad_norm_bias = private_torch.native_layer_norm_backward(
             multiply(gate.to(wide), grad_gated, overwrite),
             wide,
             shape,
@@ -118,7 +131,7 @@ class _GatedLinear(torch.autograd.Function):
 
 def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
     # Torch's fused one cannot be differentiated again.
-    if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(grad, z)
+    if not torch.is_grad_enabled() and not private_torch.dual_level_is_open():
+        return private_torch.silu_backward(grad, z)
     gate = torch.sigmoid(z)
     return grad * gate * (1 + z * (1 - gate))

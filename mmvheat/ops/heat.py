@@ -54,10 +54,12 @@ def heat_decay(k: Tensor) -> Tensor:
         k: Diffusivity times time of shape (H, W, C), not negative.
 
     Returns:
-        Decay of shape (H, W, C) in (0, 1], float32 or wider.
+        Decay of shape (H, W, C) in [0, 1], float32 or wider; 1 at n = m = 0 even if k is infinite.
     """
     k = k.to(torch.promote_types(k.dtype, torch.float32))
-    return torch.exp(-k * squared_frequencies(k.size(0), k.size(1), k)[..., None])
+    # Infinity times the frequency 0 would be NaN, in the decay and in its gradient.
+    k = k.clamp(max=torch.finfo(k.dtype).max)
+    return torch.exp(k * -squared_frequencies(k.size(0), k.size(1), k)[..., None])
 
 
 def conduct(x: Tensor, decay: Tensor, method: str = 'auto') -> Tensor:
@@ -97,7 +99,7 @@ def heat_conduction(x: Tensor, k: Tensor, method: str = 'auto') -> Tensor:
     Args:
         x: Initial temperature of shape (B, H, W, C), floating point.
         k: Diffusivity times time of shape (H, W, C), not negative. 0 leaves a frequency as it
-            is, a large value removes it; the mean of the map (n = m = 0) always stays.
+            is, a large or infinite value removes it; the mean of the map (n = m = 0) always stays.
         method: How, see :func:`conduct`.
 
     Returns:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import private_torch
 from .plain import is_plain, needs_grad
 from .precision import compute_dtype
 
@@ -135,18 +136,19 @@ def _has_fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     tensors = (x, weight, bias)
     if x.device.type != 'cpu' or not is_plain(tensors):
         return False
-    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
+    if not torch.backends.mkldnn.enabled or private_torch.linear_pointwise is None:
         return False
     # Without autocast, tensors of several dtypes are a mistake that torch reports.
     if not (torch.is_autocast_enabled('cpu') or x.dtype == weight.dtype == bias.dtype):
         return False
     dtype = compute_dtype(x)
     if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        supported = private_torch.bf16_is_supported
+        return supported is not None and supported()
     return dtype == torch.float32
 
 
 def _fused(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = 'none', variant: str = ''
 ) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], variant)
+    return private_torch.linear_pointwise(x, weight, bias, activation, [], variant)

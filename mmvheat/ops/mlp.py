@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import private_torch
 from .linear import as_rows, linear, linear_gelu, linear_in_training, product
 from .overwrite import may_overwrite
 from .plain import is_plain, needs_grad
@@ -30,7 +31,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     """
     tensors = (x, weight1, bias1, weight2, bias2)
     # A compiler decides by itself what to recompute.
-    if needs_grad(tensors) and is_plain(tensors):
+    if needs_grad(tensors) and private_torch.gelu_backward is not None and is_plain(tensors):
         hidden = linear(x, weight1, bias1)
         dtype = compute_dtype(hidden)
         with without_autocast(hidden.device.type):
@@ -64,7 +65,7 @@ class _GeluLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = product(grad, weight, used_up)
             out = dict(grad_input=grad_x) if overwrite else {}
-            grad_x = torch.ops.aten.gelu_backward(grad_x, x, **out)
+            grad_x = private_torch.gelu_backward(grad_x, x, **out)
         if ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
         return grad_x, grad_weight, grad_bias

@@ -1,22 +1,24 @@
-"""Tell tensors that hold numbers from those that stand for some."""
+"""Tell ordinary tensors, which the fast paths take, from all that needs plain torch."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ['is_plain', 'needs_grad']
+from .private_torch import dispatch_mode_is_active, dual_level_is_open
+
+__all__ = ['is_capturing', 'is_plain', 'needs_grad']
 
 
 def is_plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether all are ordinary tensors in memory: not traced, fake, wrapped or watched.
+    """Whether all are ordinary tensors in memory: not traced, fake, wrapped, watched or dual.
 
     What is done behind torch's back, such as keeping a result or calling a fused kernel, is right
-    for these alone: tracers would bake it in, and FLOP counters would miss it.
+    for these alone: tracers would bake it in, FLOP counters would miss it, tangents would be lost.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch._C._len_torch_dispatch_stack():
+    if dispatch_mode_is_active() or dual_level_is_open():
         return False
     try:
         for tensor in tensors:
@@ -31,3 +33,8 @@ def is_plain(tensors: Iterable[Tensor]) -> bool:
 def needs_grad(tensors: Iterable[Tensor]) -> bool:
     """Whether an operation on the tensors is recorded for a backward pass."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured: what is made now has no values until it replays."""
+    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()

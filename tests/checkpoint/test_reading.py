@@ -42,10 +42,11 @@ def save_safetensors(path):
 FORMATS = {'a.pth': save_zip, 'b.pth': save_legacy, 'c.safetensors': save_safetensors}
 
 
+@pytest.mark.parametrize('mmap', [False, True])
 @pytest.mark.parametrize('name', FORMATS)
-def test_round_trip(tmp_path, name):
+def test_round_trip(tmp_path, name, mmap):
     FORMATS[name](tmp_path / name)
-    loaded = read_checkpoint(tmp_path / name)['state_dict']
+    loaded = read_checkpoint(tmp_path / name, mmap)['state_dict']
     assert loaded.keys() == TENSORS.keys()
     for key, tensor in TENSORS.items():
         assert loaded[key].dtype == tensor.dtype and torch.equal(loaded[key], tensor)

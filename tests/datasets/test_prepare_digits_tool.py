@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from mmvheat.command_line import run_command
+
 TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_digits.py'
 
 
@@ -24,7 +26,7 @@ def test_makes_then_reuses_then_forces(main, sizes, tmp_path, capsys):
     arguments = ['--data-root', str(root), *sizes]
     runs = (([], 'made 77 images'), ([], 'already complete'), (['--force'], 'made 77 images'))
     for extra, expected in runs:
-        assert main(arguments + extra) == 0
+        main(arguments + extra)
         assert f'{root}: {expected}' in capsys.readouterr().out
 
 
@@ -39,7 +41,7 @@ def test_makes_then_reuses_then_forces(main, sizes, tmp_path, capsys):
 def test_bad_input_is_one_line(main, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'taken').write_text('precious')
-    assert main(arguments) == 2
+    assert run_command(lambda: main(arguments)) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['taken']
@@ -51,5 +53,5 @@ def test_interrupt_is_one_line(main, monkeypatch, tmp_path, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(main.__globals__, 'prepare_digits', interrupted)
-    assert main(['--data-root', str(tmp_path / 'digits')]) == 130
-    assert capsys.readouterr().err == 'interrupted: the data root is as it was\n'
+    assert run_command(lambda: main(['--data-root', str(tmp_path / 'digits')])) == 130
+    assert capsys.readouterr().err == 'error: interrupted: the data root is as it was\n'

@@ -1,6 +1,10 @@
 """Writing, finding and checking checkpoints."""
 
+import os
+import re
+import shutil
 from collections import deque
+from logging import INFO, WARNING
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +13,15 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner as MMEngineRunner
+from tiny_runner import NotingModel, tiny_runner
 from torch import nn
 
-from mmvheat.engine import SafeCheckpointHook, weights_fit
-from mmvheat.engine.checkpoint_check import find_resumable, read_weights
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.checkpoint.fit import compare_weights
+from mmvheat.engine import SafeCheckpointHook, checkpoint_check, weights_fit
+from mmvheat.engine.checkpoint_check import find_resumable, read_resumable, read_weights
 from mmvheat.engine.runner import Runner
-from mmvheat.engine.weights_fit import check_start, check_weights_fit, compare_weights
+from mmvheat.engine.weights_fit import check_start, check_weights_fit, report_weights
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 
@@ -24,7 +30,7 @@ class _KilledError(Exception):
 
 
 def _save(folder, name, **content):
-    meta = dict(epoch=0, iter=int(name.split('_')[1].split('.')[0]))
+    meta = dict(epoch=0, iter=int(re.search(r'\d+', name)[0]))
     checkpoint = dict(state_dict={}, meta=meta, message_hub={}, optimizer={})
     torch.save({**checkpoint, **content}, folder / name)
 
@@ -51,6 +57,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, hook_type, sur
     hook.file_client_args, hook.keep_ckpt_ids = None, deque([1], 1)
     runner = SimpleNamespace(
         save_checkpoint=killed,
+        call_hook=lambda *_: None,
         message_hub=SimpleNamespace(update_info=lambda *_: None),
         work_dir=str(tmp_path),
     )
@@ -65,31 +72,128 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, hook_type, sur
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
 
 
-@pytest.mark.parametrize(
-    ('pointer', 'found'),
-    [
-        ('{}/iter_8.pth', 'iter_8.pth'),
-        ('{}/iter_4.pth', 'iter_12.pth'),  # removed by max_keep_ckpts
-        ('{}/iter_16.pth', 'iter_12.pth'),  # truncated by the kill
-        ('', 'iter_12.pth'),
-        (None, 'iter_12.pth'),
-    ],
-)
-def test_find_resumable_takes_the_newest_whole_checkpoint(tmp_path, pointer, found):
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is said about the checkpoints that are passed over."""
+    lines = []
+    monkeypatch.setattr(checkpoint_check, 'print_log', lambda line, *_: lines.append(line))
+    return lines
+
+
+def _found(folder, *arguments):
+    path, meta = find_resumable(str(folder), *arguments)
+    return path.removeprefix(f'{folder}/'), meta['iter']
+
+
+@pytest.mark.parametrize('pointer', [None, '', '{}/iter_8.pth', '{}/iter_4.pth', 'elsewhere'])
+def test_the_furthest_whole_checkpoint_is_resumed(tmp_path, warnings, pointer):
     for name in ('iter_8.pth', 'iter_12.pth', 'iter_16.pth'):
         _save(tmp_path, name)
-    _save(tmp_path, 'best_20.pth')
     whole = (tmp_path / 'iter_16.pth').read_bytes()
     (tmp_path / 'iter_16.pth').write_bytes(whole[: len(whole) // 2])
+    (tmp_path / 'iter_20.pth.part').write_bytes(whole)
     if pointer is not None:
         (tmp_path / 'last_checkpoint').write_text(pointer.format(tmp_path))
-    path, checkpoint = find_resumable(str(tmp_path))
-    assert path == str(tmp_path / found)
-    assert f'iter_{checkpoint["meta"]["iter"]}.pth' == found
+    assert _found(tmp_path) == ('iter_12.pth', 12)
+    (line,) = warnings
+    assert line.startswith(f'Not resumed: {tmp_path}/iter_16.pth is truncated or damaged')
+
+
+def test_a_copied_folder_resumes_from_itself(tmp_path):
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    one.mkdir()
+    _save(one, 'iter_8.pth')
+    (one / 'last_checkpoint').write_text(str(one / 'iter_8.pth'))
+    shutil.copytree(one, two)
+    _save(one, 'iter_12.pth')
+    assert find_resumable(str(two))[0] == str(two / 'iter_8.pth')
+
+
+def test_the_record_counts_and_not_the_name_or_the_age(tmp_path):
+    for age, (name, epoch, iteration) in enumerate(
+        [('epoch_12.pth', 12, 480), ('iter_300.pth', 7, 300), ('step-7', 7, 481)]
+    ):
+        _save(tmp_path, name, meta=dict(epoch=epoch, iter=iteration))
+        os.utime(tmp_path / name, (9 - age, 9 - age))
+    assert _found(tmp_path) == ('epoch_12.pth', 480)
+    assert _found(tmp_path, 'step-{:d}') == ('step-7', 481)
+    # Of two at one iteration, the later epoch: a validation may have been cut off between them.
+    _save(tmp_path, 'iter_481.pth', meta=dict(epoch=6, iter=481))
+    assert _found(tmp_path, 'step-{:d}') == ('step-7', 481)
+
+
+@pytest.mark.parametrize(
+    ('content', 'said'),
+    [
+        (dict(meta=None), "lacks meta['epoch'], meta['iter']"),
+        (dict(meta=[]), "lacks meta['epoch'], meta['iter']"),
+        (dict(meta=dict(epoch=1)), "lacks meta['iter']"),
+        (dict(meta=dict(epoch=1, iter='9')), "lacks meta['iter']"),
+        (dict(meta=dict(epoch=1, iter=-9)), "lacks meta['iter']"),
+        (dict(meta=dict(epoch=None, iter=9)), "lacks meta['epoch']"),
+    ],
+)
+def test_a_checkpoint_without_a_place_in_training(tmp_path, warnings, content, said):
+    _save(tmp_path, 'iter_8.pth')
+    _save(tmp_path, 'iter_9.pth', **content)
+    assert _found(tmp_path) == ('iter_8.pth', 8)
+    assert len(warnings) == 1 and f'iter_9.pth {said}: ' in warnings[0]
+    with pytest.raises(UserError, match='iter_9.pth lacks .*load_from='):
+        read_resumable(str(tmp_path / 'iter_9.pth'))
+
+
+def test_weights_alone_are_no_checkpoint_to_resume(tmp_path, warnings):
+    for name in ('best_score_8.pth', 'converted_8.pth'):
+        torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=8)), tmp_path / name)
+    assert find_resumable(str(tmp_path)) is None
+    assert len(warnings) == 1 and 'converted_8.pth lacks message_hub, optimizer' in warnings[0]
+
+
+def test_flipped_bits_are_found_before_training_starts(tmp_path, warnings):
+    """The keys can be read, and torch compares no checksum of the data."""
+    _save(tmp_path, 'iter_4.pth')
+    _save(tmp_path, 'iter_8.pth', state_dict=dict(weight=torch.ones(1000)))
+    data = bytearray((tmp_path / 'iter_8.pth').read_bytes())
+    data[data.index(torch.ones(50).numpy().tobytes()) + 99] ^= 1
+    (tmp_path / 'iter_8.pth').write_bytes(data)
+    assert _found(tmp_path) == ('iter_4.pth', 4)
+    assert len(warnings) == 1 and 'iter_8.pth is damaged' in warnings[0]
+    with pytest.raises(UserError, match='iter_8.pth is damaged .*: copy it again'):
+        read_resumable(str(tmp_path / 'iter_8.pth'))
+
+
+def test_links(tmp_path, warnings):
+    """A link to a file outside is what `cp -r` makes of one; the folder itself may be a link."""
+    folder, other = tmp_path / 'folder', tmp_path / 'other'
+    folder.mkdir()
+    other.mkdir()
+    _save(other, 'iter_99.pth')
+    _save(folder, 'iter_8.pth')
+    (folder / 'iter_99.pth').symlink_to(other / 'iter_99.pth')
+    (folder / 'iter_100.pth').symlink_to(folder / 'gone.pth')
+    (folder / 'a_latest.pth').symlink_to('iter_8.pth')
+    (tmp_path / 'link').symlink_to(folder)
+    for place in (folder, tmp_path / 'link'):
+        assert _found(place)[1] == 8
+        assert len(warnings) == 2
+        assert 'iter_100.pth does not exist' in warnings[0]
+        assert f'iter_99.pth is a link to {other}/iter_99.pth, outside of the folder' in warnings[1]
+        warnings.clear()
 
 
 def test_find_resumable_finds_nothing(tmp_path):
     assert find_resumable(str(tmp_path / 'not made yet')) is None
+    assert find_resumable(str(tmp_path)) is None
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    for name in ('epoch_3.pth', 'best_tiny_score_epoch_3.pth', 'step-3'):
+        (tmp_path / f'{name}.part').write_text('half')
+    (tmp_path / 'download.part').write_text('half')
+    hook = dict(type='CheckpointHook', interval=1, filename_tmpl='step-{}')
+    tiny_runner(tmp_path, NotingModel(), length=1, default_hooks=dict(checkpoint=hook)).train()
+    assert [path.name for path in tmp_path.glob('*.part')] == ['download.part']
+    assert (tmp_path / 'step-1').is_file()
 
 
 class _TTA(BaseTTAModel):
@@ -127,7 +231,7 @@ def test_weights_that_fit_are_taken(wrap, changes):
 )
 @pytest.mark.parametrize('wrap', [lambda model: model, _TTA])
 def test_weights_that_do_not_fit_are_refused(wrap, changes, said):
-    with pytest.raises(CommandLineError, match=said):
+    with pytest.raises(UserError, match=said):
         check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
 
 
@@ -154,16 +258,29 @@ def logged(monkeypatch):
 
 
 def test_training_starts_where_only_the_head_differs(logged):
-    check_start(_detector(), _detector(classes=5).state_dict(), 'c.pth')
+    other = _detector(classes=5).state_dict()
+    check_start(_detector(), other, 'c.pth')
+    assert logged == []
+    report_weights(_detector(), other, 'c.pth')
     (warned, line), (_, everything) = logged
-    assert warned == 30 and '\n' not in line
-    assert 'the checkpoint has 5 classes, the config 2' in line
+    assert warned == WARNING and '\n' not in line
+    kept = len(other) - 2
+    assert f'Load c.pth: {kept} keys matched, 0 of them resized, 0 missing, 0 unexpected' in line
+    assert '2 of another shape' in line and 'the checkpoint has 5 classes, the config 2' in line
+    assert 'starts anew' in line
     assert 'head.fc.weight' in everything and 'head.fc.bias' in everything
 
 
-def test_nothing_is_said_where_all_fits(logged):
-    check_start(_detector(), _detector().state_dict(), 'c.pth')
-    assert logged == []
+@pytest.mark.parametrize('shapes', [False, True])
+def test_all_that_fits_is_counted(logged, shapes):
+    model, weights = _detector(), _detector().state_dict()
+    weights['backbone.freq_embed.0'] = torch.zeros(3, 5, 4)
+    if shapes:  # as a strategy that shards the model keeps them
+        model = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    check_start(model, weights, 'c.pth')
+    report_weights(model, weights, 'c.pth')
+    line = f'Load c.pth: {len(weights)} keys matched, 1 of them resized, 0 missing, 0 unexpected'
+    assert logged == [(INFO, line)]
 
 
 @pytest.mark.parametrize('check', [check_start, check_weights_fit])
@@ -178,7 +295,7 @@ def test_nothing_is_said_where_all_fits(logged):
 def test_another_arch_is_refused_by_both_names(check, other, named, swapped, logged):
     one, two = _detector(), _detector(**other)
     model, weights = (two, one) if swapped else (one, two)
-    with pytest.raises(CommandLineError, match=named) as error:
+    with pytest.raises(UserError, match=named) as error:
         check(model, weights.state_dict(), 'c.pth')
     line = str(error.value)
     assert 'depths 1, 1, widths 4, 8' in line and '\n' not in line
@@ -189,7 +306,7 @@ def test_another_arch_is_refused_by_both_names(check, other, named, swapped, log
 def test_a_classifier_is_no_start_for_a_detector(logged):
     detector = _detector()
     detector['roi_head'] = detector.pop('head')
-    with pytest.raises(CommandLineError, match='is a classifier, the config wants a ModuleDict'):
+    with pytest.raises(UserError, match='is a classifier, the model of the config is none'):
         check_start(detector, _detector().state_dict(), 'c.pth')
 
 
@@ -221,7 +338,8 @@ def test_read_weights_unwraps_what_mmengine_unwraps(tmp_path):
     torch.save(
         {'state_dict': {'module.head.weight': torch.ones(1)}, 'meta': {}}, tmp_path / 'a.pth'
     )
-    assert read_weights(str(tmp_path / 'a.pth')) == {'head.weight': torch.ones(1)}
+    ((name, weight),) = read_weights(str(tmp_path / 'a.pth')).items()
+    assert name == 'head.weight' and weight.shape == (1,)
     torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'b.pth')
-    with pytest.raises(CommandLineError, match='it holds state_dict, meta'):
+    with pytest.raises(UserError, match='it holds state_dict, meta'):
         read_weights(str(tmp_path / 'b.pth'))

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmvheat.engine import CompileBackboneHook, compile_hook
 from mmvheat.engine.compile_hook import use_compile
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 
@@ -49,7 +49,7 @@ def test_the_backbone_is_compiled_once_for_all_batches():
 
 
 def test_a_model_without_vheat_is_refused():
-    with pytest.raises(CommandLineError, match='the model has none'):
+    with pytest.raises(UserError, match='the model has none'):
         CompileBackboneHook().before_test(SimpleNamespace(model=nn.Linear(1, 1)))
 
 
@@ -61,9 +61,9 @@ def test_the_config_gets_the_hook_beside_its_own():
 
 
 def test_mistakes_get_one_line(monkeypatch):
-    with pytest.raises(CommandLineError, match=r"inductor.*got 'turbo'$"):
+    with pytest.raises(UserError, match=r"inductor.*got 'turbo'$"):
         use_compile(Config(), 'turbo')
     monkeypatch.setattr(compile_hook.shutil, 'which', lambda name: None)
     monkeypatch.setattr(compile_hook, 'uses_cpu', lambda: True)
-    with pytest.raises(CommandLineError, match=r'install g\+\+'):
+    with pytest.raises(UserError, match=r'install g\+\+'):
         use_compile(Config(), 'inductor')

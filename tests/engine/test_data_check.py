@@ -6,8 +6,8 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from mmvheat.engine.data_check import check_classes, check_samples, empty_data_errors
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.runner import Runner
+from mmvheat.errors import UserError
 
 
 class _Images(BaseDataset):
@@ -38,7 +38,7 @@ def test_data_that_is_there_is_taken(tmp_path):
 @pytest.mark.parametrize('wrap', [lambda data: data, lambda data: ConcatDataset([data])])
 def test_an_empty_dataset_names_its_places(wrap):
     data = wrap(_Images([], data_root='here', ann_file='labels.json', serialize_data=False))
-    with pytest.raises(CommandLineError, match='_Images found no samples in data_root=here, ann_'):
+    with pytest.raises(UserError, match='_Images found no samples in data_root=here, ann_'):
         check_samples(data)
 
 
@@ -46,21 +46,21 @@ def test_an_empty_dataset_names_its_places(wrap):
 def test_a_file_that_is_missing_is_named(name, tmp_path):
     samples = _files(tmp_path, 3, name)
     (tmp_path / f'{name}2.png').unlink()
-    with pytest.raises(CommandLineError, match=rf'_Images looks for {name} .*{name}2\.png'):
+    with pytest.raises(UserError, match=rf'_Images looks for {name} .*{name}2\.png'):
         check_samples(_Images(samples))
 
 
 def test_classes_that_the_annotations_lack_are_counted(tmp_path):
     data = _Images(_files(tmp_path, 1))
     data.cat_ids = [1, 2]
-    with pytest.raises(CommandLineError, match='_Images finds 2 of the 4 classes'):
+    with pytest.raises(UserError, match='_Images finds 2 of the 4 classes'):
         check_samples(data)
 
 
 @pytest.mark.parametrize('wrap', [lambda data: data, lambda data: dict(type='W', dataset=data)])
 def test_what_mmengine_fails_on_names_its_places(wrap):
     config = wrap(dict(type='_Images', data_root='here'))
-    with pytest.raises(CommandLineError, match='_Images found no samples in data_root=here'):
+    with pytest.raises(UserError, match='_Images found no samples in data_root=here'):
         with empty_data_errors(config):
             _Images([], data_root='here')
 
@@ -70,7 +70,7 @@ def test_the_runner_looks(options):
     DATASETS.register_module(module=_Images, force=True)
     dataset = dict(type='_Images', samples=[], **options)
     loader = dict(dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=False), batch_size=1)
-    with pytest.raises(CommandLineError, match='_Images found no samples'):
+    with pytest.raises(UserError, match='_Images found no samples'):
         Runner.build_dataloader(loader)
 
 
@@ -95,5 +95,5 @@ def test_classes_of_data_and_model(name):
     data = _Images([dict(img_path='a')])
     check_classes(build(4), data, 'train_dataloader')
     said = rf'has 4 classes .one, two, three, \.\.\.., model.{name} has num_classes=7'
-    with pytest.raises(CommandLineError, match=said):
+    with pytest.raises(UserError, match=said):
         check_classes(build(7), data, 'train_dataloader')

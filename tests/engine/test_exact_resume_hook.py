@@ -1,84 +1,122 @@
-import random
-from itertools import islice
-from types import SimpleNamespace
-from unittest.mock import Mock
+"""What a resumed run sees, draws and validates is what an uninterrupted one does."""
 
-import numpy as np
+from pathlib import Path
+
 import pytest
-import torch
-from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader
+from ranks import run_in_ranks
+from tiny_runner import NotingModel, tiny_runner
 
 from mmvheat.engine import ExactResumeHook
-from mmvheat.engine.seeded_loader import SeededLoader
+from mmvheat.engine.process_group import end_group
+
+# Four iterations are an epoch.
+RUNS = [(True, 4), (False, 16)]
 
 
-def _runner(iteration, epoch=None, seed=0):
-    """A runner at an iteration: 4 batches an epoch, validation every 2 epochs or 8 iterations."""
-    data = torch.arange(8)
-    sampler = DefaultSampler(data, shuffle=False)
-    loader = SeededLoader(DataLoader(data, batch_size=2, sampler=sampler), seed, rank=0)
-    loop = SimpleNamespace(
-        dataloader=loader,
-        iter=iteration,
-        epoch=epoch or 0,
-        max_epochs=5,
-        max_iters=20,
-        val_begin=1,
-        val_interval=2 if epoch is not None else 8,
-        _decide_current_val_interval=lambda: None,
-    )
-    if epoch is None:
-        loop.dataloader_iterator = iter(loader)
-    return SimpleNamespace(
-        train_loop=loop, val_loop=Mock(), logger=Mock(), seed=seed, iter=iteration
-    )
+def _train(work_dir, by_epoch, length, checkpoint=None, **changes):
+    model = NotingModel()
+    if checkpoint is not None:
+        changes.update(load_from=str(checkpoint), resume=True)
+    tiny_runner(work_dir, model, by_epoch, length, **changes).train()
+    return model
+
+
+def _folder(path):
+    """Each Runner has a folder, whose name mmengine keeps what it logs under."""
+    return path / str(len(list(path.iterdir())))
+
+
+@pytest.mark.parametrize('flexible', [False, True])
+@pytest.mark.parametrize(('by_epoch', 'length'), RUNS)
+def test_a_resumed_run_sees_and_draws_the_rest(tmp_path, by_epoch, length, flexible):
+    changes = dict(flexible=flexible)
+    if flexible:
+        changes['strategy'] = dict(type='SingleDeviceStrategy')
+    # Every second iteration a checkpoint: in the middle of epochs too.
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))
+    whole = _train(tmp_path / 'whole', by_epoch, length, default_hooks=hooks, **changes).steps
+    assert len({draw for _, draw in whole}) == len(whole) == 16
+    for start in (2, 4, 10, 16):
+        checkpoint = tmp_path / 'whole' / f'iter_{start}.pth'
+        resumed = _train(_folder(tmp_path), by_epoch, length, checkpoint, **changes).steps
+        assert resumed == whole[start:], start
+
+
+@pytest.mark.parametrize(('samples', 'start'), [(8, 2), (12, 0)])
+def test_an_epoch_goes_on_if_it_has_the_same_length(tmp_path, samples, start):
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))
+    _train(tmp_path / 'whole', True, 1, default_hooks=hooks)
+    checkpoint = tmp_path / 'whole' / 'iter_2.pth'
+    resumed = _train(tmp_path / 'resumed', True, 1, checkpoint, samples=samples).steps
+    assert len(resumed) == samples // 2 - start
 
 
 @pytest.mark.parametrize(
-    ('iteration', 'epoch', 'validates'),
+    ('by_epoch', 'stop', 'validated_again'),
     [
-        (0, 0, False),
-        (4, 1, False),
-        (8, 2, True),
-        (9, 2, False),  # in mid-epoch
-        (20, 5, True),  # the last epoch
-        (0, None, False),
-        (7, None, False),
-        (8, None, True),
-        (20, None, True),
+        (True, 1, False),
+        (True, 2, True),
+        (True, 5, True),  # the last epoch
+        (False, 7, False),
+        (False, 8, True),
+        (False, 20, True),
     ],
 )
-def test_a_validation_that_may_be_cut_off_is_run(iteration, epoch, validates):
-    runner = _runner(iteration, epoch)
-    ExactResumeHook().before_train(runner)
-    assert runner.val_loop.run.called == validates
+def test_a_validation_that_may_have_been_cut_off_is_run(tmp_path, by_epoch, stop, validated_again):
+    length, interval = (5, 2) if by_epoch else (20, 8)
+    options = dict(val_interval=interval)
+    whole = _train(tmp_path / 'whole', by_epoch, length, **options)
+    name = f'{"epoch" if by_epoch else "iter"}_{stop}.pth'
+    resumed = _train(tmp_path / 'resumed', by_epoch, length, tmp_path / 'whole' / name, **options)
+    done = [step for step in range(1, length + 1) if step % interval == 0 or step == length]
+    assert whole.validations == len(done)
+    assert resumed.validations == sum(step > stop for step in done) + validated_again
 
 
-def test_iterations_continue_at_their_batch():
-    runner = _runner(6)
-    ExactResumeHook().before_train(runner)
-    batches = list(islice(runner.train_loop.dataloader_iterator, 8))
-    # Six that the loop throws away, then the third of the second pass.
-    assert batches[:6] == [None] * 6
-    assert [batch.tolist() for batch in batches[6:]] == [[4, 5], [6, 7]]
-
-
-@pytest.mark.parametrize(('saved', 'first'), [(4, [2, 3]), (8, [0, 1])])
-def test_an_epoch_continues_at_its_batch_if_it_has_the_same_length(saved, first):
-    runner, hook = _runner(9, 2), ExactResumeHook()
-    hook.after_load_checkpoint(runner, {'meta': {'batches_per_epoch': saved}})
-    hook.before_train(runner)
-    assert next(iter(runner.train_loop.dataloader)).tolist() == first
-
-
-def test_a_step_draws_the_same_whatever_came_before():
-    def draw(iteration, seed):
-        hook.before_train_iter(_runner(iteration, seed=seed), iteration)
-        return random.random(), np.random.rand(), torch.rand(()).item()
-
+def test_a_checkpoint_without_a_meta_has_no_length_of_epochs(tmp_path):
+    runner = tiny_runner(tmp_path, NotingModel())
+    runner.train()
     hook = ExactResumeHook()
-    first = draw(3, 0)
-    assert draw(3, 0) == first
-    assert not set(draw(4, 0)) & set(first)
-    assert not set(draw(3, 1)) & set(first)
+    for checkpoint in ({}, dict(meta=None)):
+        hook.after_load_checkpoint(runner, checkpoint)
+        hook.before_save_checkpoint(runner, checkpoint)
+        assert checkpoint == dict(meta=dict(batches_per_epoch=4))
+
+
+def train_as_rank(work_dir):
+    """Train two epochs and then the second again, with and without shards.
+
+    Returns:
+        The first weight, samples and draws of each run.
+    """
+    runs = []
+    for name in ('plain', 'sharded'):
+        changes = dict(length=2, launcher='pytorch')
+        if name == 'sharded':
+            changes.update(flexible=True, strategy=dict(type='mmvheat.FSDPStrategy'))
+        for part in ('whole', 'resumed'):
+            folder = Path(work_dir, name, part)
+            if part == 'resumed':
+                changes.update(load_from=str(folder.parent / 'whole' / 'epoch_1.pth'), resume=True)
+            runner = tiny_runner(folder, dict(type=NotingModel), samples=16, **changes)
+            runner.train()
+            model = runner.model.module
+            runs.append([model.first_weight, *zip(*model.steps, strict=True)])
+    del runner, model
+    end_group()
+    return runs
+
+
+@pytest.mark.slow
+def test_each_rank_draws_its_own_numbers_for_one_model(tmp_path):
+    ranks = run_in_ranks(__file__, 'train_as_rank', tmp_path, str(tmp_path))
+    for runs in ranks:
+        (_, *plain), (_, *resumed), (_, *sharded), (_, *sharded_resumed) = runs
+        assert sharded == plain
+        assert sharded_resumed == resumed == [part[4:] for part in plain]
+    for ours, theirs in zip(*ranks, strict=True):
+        assert ours[0] == theirs[0], 'the first weight'
+        drawn = [draw for _, _, draws in (ours, theirs) for draw in draws]
+        noise = [step[1::2] for _, samples, _ in (ours, theirs) for step in samples]
+        drawn += sum(noise, [])
+        assert len(set(drawn)) == len(drawn)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.initial_weights import check_initial_weights
 from mmvheat.engine.testing_config import prepare_testing
 from mmvheat.engine.training_config import prepare_training
+from mmvheat.errors import UserError
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -35,7 +35,7 @@ def args(tmp_path):
 
 def test_training_needs_them(args):
     vars(args).update(seed=None, amp=False, auto_scale_lr=False, resume=None)
-    with pytest.raises(CommandLineError, match=r'pretrained weights gone\.pth do not exist'):
+    with pytest.raises(UserError, match=r'pretrained weights gone\.pth do not exist'):
         prepare_training(args)
 
 
@@ -49,7 +49,7 @@ def test_the_published_backbones_name_theirs_otherwise(kind):
     """Their ``init_cfg`` is a Swin Transformer's, which they ignore."""
     inherited = dict(type='Pretrained', checkpoint='swin.pth')
     model = dict(backbone=dict(type=kind, init_cfg=inherited, pretrained='path/to/pth'))
-    with pytest.raises(CommandLineError, match='path/to/pth do not exist.*other pretrained'):
+    with pytest.raises(UserError, match='path/to/pth do not exist.*other pretrained'):
         check_initial_weights(model, Path('config.py'))
     model['backbone']['pretrained'] = None
     check_initial_weights(model, Path('config.py'))

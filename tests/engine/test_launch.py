@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from mmvheat.command_line import run_command
 from mmvheat.engine import launch
-from mmvheat.engine.errors import run_command
 
 NAMES = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT')
 THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')

@@ -6,8 +6,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.process_group import end_group, start_cpu_group
+from mmvheat.errors import UserError
 
 
 def _gloo_threads() -> int:
@@ -54,7 +54,7 @@ def test_a_group_starts_and_leaves_no_thread(launcher, names, monkeypatch):
 )
 def test_a_launcher_that_did_not_launch(launcher, variable, monkeypatch):
     monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(CommandLineError, match=f'--launcher {launcher}.* {variable} is missing'):
+    with pytest.raises(UserError, match=f'--launcher {launcher}.* {variable} is missing'):
         start_cpu_group(launcher)
 
 
@@ -99,5 +99,5 @@ def test_slurm_settings_of_the_user_are_kept(slurm, monkeypatch):
 
 def test_slurm_nodes_that_nobody_can_name(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(CommandLineError, match='scontrol show hostnames gpu.*set MASTER_ADDR'):
+    with pytest.raises(UserError, match='scontrol show hostnames gpu.*set MASTER_ADDR'):
         slurm('gpu[7,9]')

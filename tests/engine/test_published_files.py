@@ -8,7 +8,7 @@ from mmengine.runner import load_checkpoint
 import mmvheat  # noqa: F401  (registers the loaders)
 from mmvheat.checkpoint import as_mmengine_checkpoint
 from mmvheat.engine.checkpoint_check import read_weights
-from mmvheat.engine.errors import CommandLineError
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 GOLDEN = ('tiny_like', 'base_like', 'postnorm_noscale', 'mlp2')
@@ -78,5 +78,5 @@ def test_a_folded_file_is_one_clear_line(tmp_path):
     state = golden_state('tiny_like')
     state['layers.0.0.op.k_exp'] = torch.ones(1)
     torch.save({'model': state}, tmp_path / 'folded.pth')
-    with pytest.raises(CommandLineError, match=r'folded\.pth: already folded for inference'):
+    with pytest.raises(UserError, match=r'folded\.pth: already folded for inference'):
         read_weights(str(tmp_path / 'folded.pth'))

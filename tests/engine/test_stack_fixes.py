@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -29,7 +27,7 @@ def test_mmengine_reads_its_own_checkpoints(tmp_path):
 
 def test_code_is_refused_all_the_same(tmp_path):
     torch.save({'state_dict': print}, tmp_path / 'evil.pth')
-    with pytest.raises(pickle.UnpicklingError, match='print'):
+    with pytest.raises(ValueError, match="wants to load 'print', which could run code"):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'evil.pth'))
 
 

@@ -4,8 +4,8 @@ import pytest
 from mmdet.models.test_time_augs import DetTTAModel
 from mmengine.config import Config
 
-from mmvheat.engine.errors import CommandLineError
 from mmvheat.engine.tta import use_tta
+from mmvheat.errors import UserError
 
 META_KEYS = ('img_id', 'ori_shape', 'instances')
 
@@ -89,5 +89,5 @@ def test_a_model_of_ones_own_stays() -> None:
 def test_a_pipeline_that_packs_nothing_is_refused(pipeline: list) -> None:
     cfg = config()
     cfg.test_dataloader.dataset.dataset.pipeline = pipeline
-    with pytest.raises(CommandLineError, match='set tta_pipeline in the config'):
+    with pytest.raises(UserError, match='set tta_pipeline in the config'):
         use_tta(cfg)

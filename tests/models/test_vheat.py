@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeat, VHeatArch
 from mmvheat.ops import resize_freq_embed
 
@@ -404,38 +405,38 @@ def test_a_file_of_mmengine_loads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'error', 'message'),
+    ('kwargs', 'message'),
     [
-        (dict(arch='huge'), ValueError, "unknown arch 'huge': use tiny, small, base"),
-        (dict(arch=None), TypeError, 'a dict of depths and dims, got None'),
-        (dict(arch=dict(depths=(1, 1))), ValueError, 'arch has no dims: its keys are depths, dims'),
-        (dict(arch=dict(PLAIN, width=3)), ValueError, 'arch has unknown width: its keys are'),
-        (dict(arch=dict(PLAIN, dims=(8,))), ValueError, '2 depths but 1 dims'),
-        (dict(arch=dict(PLAIN, dims=(8, 0))), ValueError, r'positive integers, got \(8, 0\)'),
-        (dict(arch=dict(PLAIN, dims=(8, 9.5))), ValueError, r'positive integers, got \(8, 9.5\)'),
-        (dict(arch=dict(PLAIN, dims='wide')), TypeError, "sequence of integers, got 'wide'"),
-        (dict(arch=dict(PLAIN, dims=7)), ValueError, 'so it is even, got 7'),
-        (dict(arch=dict(PLAIN, depths=())), ValueError, r'positive integers, got \(\)'),
-        (dict(arch=dict(PLAIN, depths=3)), TypeError, 'sequence of integers, got 3'),
-        (dict(arch=dict(PLAIN, mlp_ratio=0)), ValueError, 'mlp_ratio is a positive number, got 0'),
-        (dict(arch=dict(PLAIN, mlp_ratio='4')), ValueError, "positive number, got '4'"),
-        (dict(out_indices=(0, 4)), ValueError, 'has 4, but this arch has stages 0 to 3'),
-        (dict(out_indices=-5), ValueError, 'out_indices has -5'),
-        (dict(out_indices=('0',)), ValueError, "out_indices has '0'"),
-        (dict(out_indices=()), ValueError, 'out_indices is empty'),
-        (dict(img_size=0), ValueError, 'img_size is a positive integer .*got 0'),
-        (dict(img_size=(64, 64, 3)), ValueError, r'got \(64, 64, 3\)'),
-        (dict(img_size=64.0), ValueError, r'img_size .*got 64\.0'),
-        (dict(drop_path_rate=1.0), ValueError, r'drop_path_rate is a number in \[0, 1\), got 1\.0'),
-        (dict(img_size=True), ValueError, 'img_size .*got True'),
-        (dict(drop_path_rate='a'), ValueError, "got 'a'"),
-        (dict(frozen_stages='all'), ValueError, 'frozen_stages is -1 .*got all'),
-        (dict(frozen_stages=5), ValueError, r'to 4 \(all\), got 5'),
-        (dict(frozen_stages=-2), ValueError, 'frozen_stages is -1 .*got -2'),
+        (dict(arch='huge'), "unknown arch 'huge': use tiny, small, base"),
+        (dict(arch=None), 'a dict of depths and dims, got None'),
+        (dict(arch=dict(depths=(1, 1))), 'arch has no dims: its keys are depths, dims'),
+        (dict(arch=dict(PLAIN, width=3)), 'arch has unknown width: its keys are'),
+        (dict(arch=dict(PLAIN, dims=(8,))), '2 depths but 1 dims'),
+        (dict(arch=dict(PLAIN, dims=(8, 0))), r'positive integers, got \(8, 0\)'),
+        (dict(arch=dict(PLAIN, dims=(8, 9.5))), r'positive integers, got \(8, 9.5\)'),
+        (dict(arch=dict(PLAIN, dims='wide')), "sequence of integers, got 'wide'"),
+        (dict(arch=dict(PLAIN, dims=7)), 'so it is even, got 7'),
+        (dict(arch=dict(PLAIN, depths=())), r'positive integers, got \(\)'),
+        (dict(arch=dict(PLAIN, depths=3)), 'sequence of integers, got 3'),
+        (dict(arch=dict(PLAIN, mlp_ratio=0)), 'mlp_ratio is a positive number, got 0'),
+        (dict(arch=dict(PLAIN, mlp_ratio='4')), "positive number, got '4'"),
+        (dict(out_indices=(0, 4)), 'has 4, but this arch has stages 0 to 3'),
+        (dict(out_indices=-5), 'out_indices has -5'),
+        (dict(out_indices=('0',)), "out_indices has '0'"),
+        (dict(out_indices=()), 'out_indices is empty'),
+        (dict(img_size=0), 'img_size is a positive integer .*got 0'),
+        (dict(img_size=(64, 64, 3)), r'got \(64, 64, 3\)'),
+        (dict(img_size=64.0), r'img_size .*got 64\.0'),
+        (dict(drop_path_rate=1.0), r'drop_path_rate is a number in \[0, 1\), got 1\.0'),
+        (dict(img_size=True), 'img_size .*got True'),
+        (dict(drop_path_rate='a'), "got 'a'"),
+        (dict(frozen_stages='all'), 'frozen_stages is -1 .*got all'),
+        (dict(frozen_stages=5), r'to 4 \(all\), got 5'),
+        (dict(frozen_stages=-2), 'frozen_stages is -1 .*got -2'),
     ],
 )
-def test_bad_arguments_give_one_clear_line(kwargs, error, message):
-    with pytest.raises(error, match=message) as raised:
+def test_bad_arguments_give_one_clear_line(kwargs, message):
+    with pytest.raises(UserError, match=message) as raised:
         VHeat(**dict(dict(arch=SMALL), **kwargs))
     assert '\n' not in str(raised.value)
 

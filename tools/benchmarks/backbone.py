@@ -16,7 +16,6 @@ from checks import Disagreement, check_inference, check_training
 from harness import (
     DTYPES,
     Benchmark,
-    UserError,
     make_parser,
     picture,
     positive,
@@ -39,6 +38,8 @@ from models import (
 )
 from timing import Timed
 from torch import Tensor, nn
+
+from mmvheat.errors import UserError
 
 SIZES = {'classifier': [224, 224], 'detection': [800, 1333]}
 TITLES = {

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from harness import UserError
 from models import OURS, PUBLISHED, Group, as_tensors, published_name
 from torch import Tensor
+
+from mmvheat.errors import UserError
 
 # Of the largest value of the output.
 OUTPUT_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

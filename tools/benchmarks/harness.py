@@ -25,9 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from timing import Spread, Timed, measure
 
-from mmvheat.command_line import OneLineParser
-from mmvheat.engine.errors import CommandLineError as UserError
-from mmvheat.engine.errors import run_command
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.errors import UserError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 _SECONDS_BETWEEN_LINES = 10.0

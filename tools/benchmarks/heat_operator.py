@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from checks import require_agreement, worst_error
-from harness import DTYPES, Benchmark, UserError, draw_curves, make_parser, positive, release, run
+from harness import DTYPES, Benchmark, draw_curves, make_parser, positive, release, run
 from timing import Spread, Timed
 from torch import Tensor
 
+from mmvheat.errors import UserError
 from mmvheat.ops import dct_basis, heat_conduction, heat_decay
 from mmvheat.ops.conduction.fused import conduct_by_kernels
 from mmvheat.ops.conduction.matrix import conduct_by_matrix

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from harness import UserError
 from torch import Tensor, nn
 
+from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeat, VHeatArch
 
 OURS, PUBLISHED = 'vheat', 'published'

@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 from backbone import time_models
-from harness import DTYPES, Benchmark, UserError, draw_curves, make_parser, positive, release, run
+from harness import DTYPES, Benchmark, draw_curves, make_parser, positive, release, run
 from models import OURS, Group, build_model, check_timm
 from torch import nn
 
 from mmvheat.analysis import Count, count_model
+from mmvheat.errors import UserError
 
 RESOLUTIONS = [224, 384, 512, 768, 1024, 1280, 1536, 2048]
 STRIDE = 32

@@ -8,16 +8,14 @@ from pathlib import Path
 from progress import StepProgress
 from rich.console import Console
 
-__all__ = ['CommandFailed', 'run_command']
+from mmvheat.errors import UserError
+
+__all__ = ['run_command']
 
 _ITERATION = re.compile(r'Iter\(\w+\)\s+\[\s*(?P<done>\d+)/(?P<total>\d+)\]')
 _LOSS = re.compile(r'\bloss: (?P<loss>[\d.]+)')
 # The line that ends a traceback, or a mistake that the tools report; torchrun's own come after it.
 _CAUSE = re.compile(r'^(?:\[rank\d+\]: )?(?P<cause>(?:[\w.]+(?:Error|Exception)|error): .+)$')
-
-
-class CommandFailed(Exception):
-    """A command of the demo ended with a status other than 0; the message says why."""
 
 
 def run_command(command: list[str], cwd: Path, log: Path, console: Console) -> None:
@@ -30,7 +28,7 @@ def run_command(command: list[str], cwd: Path, log: Path, console: Console) -> N
         console: Where progress goes.
 
     Raises:
-        CommandFailed: If the command fails.
+        UserError: If the command fails; the message says why.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     causes: deque[str] = deque(maxlen=1)
@@ -56,4 +54,4 @@ def run_command(command: list[str], cwd: Path, log: Path, console: Console) -> N
         raise
     if status:
         cause = causes[-1] if causes else f'status {status}'
-        raise CommandFailed(f'{cause} (in `{" ".join(command)}`, log: {log})')
+        raise UserError(f'{cause} (in `{" ".join(command)}`, log: {log})')

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from commands import CommandFailed, run_command
+from commands import run_command
 from progress import StepProgress
 from report import Outcome, load_reference, report
 from rich.console import Console
 
-from mmvheat.command_line import OneLineParser
+from mmvheat import command_line
 from mmvheat.datasets import prepare_digits
+from mmvheat.engine.common_config import writable_folder
 
 TOP = Path(__file__).resolve().parents[2]
 CONFIGS = TOP / 'configs' / 'demo'
@@ -154,7 +155,7 @@ class Demo:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    parser = OneLineParser(description=__doc__)
+    parser = command_line.OneLineParser(description=__doc__)
     parser.add_argument(
         '--scratch', action='store_true', help='train downstream without the pretrained backbone'
     )
@@ -173,15 +174,11 @@ def main(argv: list[str] | None = None) -> int:
         if work_dir.exists():
             console.print(f'Removing the last run in {work_dir}', highlight=False)
             shutil.rmtree(work_dir)
-        work_dir.mkdir(parents=True)
+        writable_folder(str(work_dir), '--work-dir')
         console.print('About 11 minutes on two CPU cores; Ctrl-C stops it.', highlight=False)
         outcome = Demo(work_dir, args.scratch, args.seed, console).run()
-    except (CommandFailed, OSError, ValueError, ImportError) as failure:
-        print(f'error: {failure}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f'error: interrupted; the logs are in {work_dir / "logs"}', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f'the logs are in {work_dir / "logs"}') from stop
     reference = load_reference(top / 'pretrained' / 'results.json', args.seed)
     below = report(outcome, reference if args.scratch else None, console)
     for line in below:
@@ -190,4 +187,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command_line.run_command(main))

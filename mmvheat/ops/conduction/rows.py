@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dct import analysis_basis, synthesis_basis
-from ..plain import needs_grad
+from ..plain import is_plain, needs_grad
 
 __all__ = ['conduct_by_rows']
 
@@ -18,7 +18,7 @@ def conduct_by_rows(x: Tensor, decay: Tensor) -> Tensor:
     there, back = analysis_basis(width, x), synthesis_basis(width, x)
     x = _along_height(analysis_basis(height, x), x)
     step = max(1, _CHUNK_BYTES // max(1, width * channels * x.element_size()))
-    in_place = not needs_grad((x, decay))
+    in_place = is_plain((x, decay)) and not needs_grad((x, decay))
     images = []
     for image in x:
         pieces = []

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..private_torch import dual_level_is_open
 from .conduction import fits_kernels, heat_conduct
 from .gated_norm import norm_gate
 from .optional_triton import HAS_TRITON, INTERPRETED
@@ -32,8 +33,11 @@ def kernels_available(device: torch.device | str) -> bool:
 
 
 def kernels_enabled(device: torch.device | str) -> bool:
-    """Whether the kernels are to be used on a device: available, and switched on."""
-    return _enabled and kernels_available(device)
+    """Whether the kernels are to be used on a device: available, and switched on.
+
+    Not in forward-mode differentiation, for which they have no rule.
+    """
+    return _enabled and kernels_available(device) and not dual_level_is_open()
 
 
 @contextmanager

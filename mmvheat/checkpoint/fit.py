@@ -1,0 +1,115 @@
+"""Compare the keys and shapes of two state dicts: what fits between a model and a checkpoint."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Size, Tensor
+
+__all__ = ['WeightsFit', 'compare_weights']
+
+_EMBEDDING = re.compile(r'(.*\.)?freq_embed\.\d+')
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class WeightsFit:
+    """What fits between a model and a checkpoint, and what does not.
+
+    Attributes:
+        matched: Number of keys that both have in one shape, or that are resized.
+        resized: Frequency embeddings of another height and width, which the backbone fits.
+        missing: Keys that the model wants and the checkpoint lacks.
+        unexpected: Keys that the checkpoint has and the model does not want.
+        misshaped: Shapes in the checkpoint and in the model by key.
+    """
+
+    matched: int
+    resized: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def keys(self) -> list[str]:
+        """All keys that do not fit."""
+        return [*self.missing, *self.unexpected, *self.misshaped]
+
+    def summary(self, shown: int = _SHOWN) -> str:
+        """Count and name the keys of every kind that does not fit, at most ``shown`` of each."""
+        shapes = [f'{key} {had}, not {want}' for key, (had, want) in self.misshaped.items()]
+        kinds = {
+            'missing': self.missing,
+            'unexpected': self.unexpected,
+            'of another shape': shapes,
+        }
+        return '; '.join(
+            f'{len(found)} {kind} ({_name(found, shown)})' for kind, found in kinds.items() if found
+        )
+
+    def counts(self, shown: int = _SHOWN) -> str:
+        """Count all kinds in one line, and name the keys of those that do not fit."""
+        kinds = {'missing': self.missing, 'unexpected': self.unexpected}
+        parts = [f'{self.matched} keys matched', f'{len(self.resized)} of them resized']
+        parts += [f'{len(found)} {kind}{_list(found, shown)}' for kind, found in kinds.items()]
+        if self.misshaped:
+            shapes = [f'{key} {had}, not {want}' for key, (had, want) in self.misshaped.items()]
+            parts.append(f'{len(shapes)} of another shape{_list(shapes, shown)}')
+        return ', '.join(parts)
+
+
+def compare_weights(
+    expected: Mapping[str, Tensor | Size],
+    weights: Mapping[str, Tensor],
+    ignored: tuple[str, ...] = (),
+) -> WeightsFit:
+    """Compare two state dicts by keys and shapes.
+
+    Args:
+        expected: State dict of the model, or the shapes of one.
+        weights: State dict of the checkpoint. Frequency embeddings may have another height and
+            width, which the backbone fits while it loads.
+        ignored: Starts of keys that may be missing or unexpected.
+
+    Returns:
+        What fits, and what does not.
+    """
+    misshaped, resized = {}, []
+    both = expected.keys() & weights.keys()
+    for name in sorted(both):
+        given, wanted = _shape(weights[name]), _shape(expected[name])
+        if given == wanted:
+            continue
+        if _EMBEDDING.fullmatch(name) and len(given) == 3 and given[2] == wanted[2]:
+            resized.append(name)
+        else:
+            misshaped[name] = given, wanted
+
+    def beyond(names: Iterable[str], others: Mapping) -> tuple[str, ...]:
+        # A counter that mmengine, too, lets a checkpoint lack.
+        return tuple(
+            name
+            for name in names
+            if name not in others
+            and not name.startswith(ignored)
+            and not name.endswith('num_batches_tracked')
+        )
+
+    return WeightsFit(
+        matched=len(both) - len(misshaped),
+        resized=tuple(resized),
+        missing=beyond(expected, weights),
+        unexpected=beyond(weights, expected),
+        misshaped=misshaped,
+    )
+
+
+def _shape(tensor: Tensor | Size) -> tuple[int, ...]:
+    return tuple(getattr(tensor, 'shape', tensor))
+
+
+def _name(keys: tuple[str, ...] | list[str], shown: int) -> str:
+    return ', '.join(keys[:shown]) + ', ...' * (len(keys) > shown)
+
+
+def _list(keys: tuple[str, ...] | list[str], shown: int) -> str:
+    return f' ({_name(keys, shown)})' if keys else ''
