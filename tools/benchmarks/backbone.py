@@ -17,7 +17,6 @@ from harness import (
     DTYPES,
     Benchmark,
     make_parser,
-    picture,
     positive,
     release,
     run,
@@ -125,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 show(bench, scale, form_of(phases), rows)
                 del group
                 release(args.device)
-    if args.plot:
-        draw_ratios(bench)
+    bench.draw('ratio')
 
 
 def form_of(phases: Sequence[str]) -> str:
@@ -288,29 +286,6 @@ def show(bench: Benchmark, scale: str, form: str, rows: Sequence[Timed]) -> None
         lines += [[one['name'], one['why'], *['-'] * (len(header) - 2)] for one in failures]
         title = TITLES[phase].format(bench.args.batch)
         bench.table(title, header, lines)
-
-
-def draw_ratios(bench: Benchmark) -> None:
-    """Draw bars of the ratios."""
-    phases = bench.args.phases
-    most = max((sum(row.measure == phase for row in bench.rows) for phase in phases), default=0)
-    with picture(bench.args.plot, len(phases), height=1.5 + 0.25 * most) as panels:
-        for phase, axis in zip(phases, panels, strict=True):
-            own = [row for row in bench.rows if row.measure == phase]
-            axis.barh(
-                [f'{row.group} {row.name}' for row in own],
-                [row.ratio.median for row in own],
-                xerr=[
-                    [row.ratio.median - row.ratio.low for row in own],
-                    [row.ratio.high - row.ratio.median for row in own],
-                ],
-                color=['tab:red' if row.name.startswith(OURS) else 'tab:gray' for row in own],
-                capsize=2,
-            )
-            axis.invert_yaxis()
-            axis.axvline(1, color='black', linewidth=0.8)
-            baselines = ', '.join(dict.fromkeys(row.baseline for row in own))
-            axis.set(title=phase, xlabel=f'times as fast as {baselines}')
 
 
 if __name__ == '__main__':

@@ -55,7 +55,8 @@ part() {
     local name=$1 seconds=$2 left=$((limit - (SECONDS - began))) result start=$SECONDS
     shift 2
     parts+=("$name")
-    ((seconds < left)) || seconds=$left
+    # The limits of the parts are for their full sizes.
+    if [ -n "$QUICK" ] || ((seconds > left)); then seconds=$left; fi
     if ((seconds < 1)); then
         echo 'no time was left for it' >"$out/$name.txt"
         status=1

@@ -219,6 +219,39 @@ class Benchmark:
         self.say(f'\n{title} (median [quartiles])')
         self._out.print(table)
 
+    def draw(self, *keys: str) -> None:
+        """Draw figures of all rows over their groups, if the command line asks for a picture.
+
+        Args:
+            keys: A panel for each of these attributes or figures, and for each measure.
+        """
+        if not self.args.plot:
+            return
+        from matplotlib.figure import Figure
+
+        panels: dict[str, dict[str, dict[str, float]]] = {}
+        for row in sorted(self.rows, key=lambda row: _size(row.group)):
+            for key in keys:
+                title = f'{row.measure}: {key.replace("_", " ")}'
+                value = (vars(row) | row.figures).get(key)
+                if value is not None:
+                    curve = panels.setdefault(title, {}).setdefault(row.name, {})
+                    curve[row.group] = value.median if isinstance(value, Spread) else value
+        drawn = Figure(figsize=(5.2 * max(1, len(panels)), 4), layout='constrained')
+        axes = drawn.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for (title, curves), axis in zip(panels.items(), axes, strict=False):
+            for name, curve in curves.items():
+                axis.plot(list(curve), list(curve.values()), 'o-', label=name)
+            axis.set(title=title, yscale='log')
+            axis.tick_params('x', rotation=45)
+            axis.grid(alpha=0.3)
+            axis.legend()
+        try:
+            self.args.plot.parent.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(self.args.plot, dpi=120)
+        except OSError as error:
+            raise UserError(f'cannot write {self.args.plot}: {error.strerror}') from error
+
 
 def make_parser(description: str, repetitions: int, plural: str) -> OneLineParser:
     """Make a parser with the options that all benchmarks share.
@@ -294,36 +327,6 @@ def _picture(text: str) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def picture(path: Path, panels: int, height: float = 4.0) -> Iterator[Sequence]:
-    """Give the axes of a new picture with so many panels side by side, and write it at the end."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(5.2 * panels, height), layout='constrained')
-    yield drawn.subplots(1, panels, squeeze=False)[0]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f'cannot write {path}: {error.strerror}') from error
-
-
-def draw_curves(path: Path, xlabel: str, points: Sequence[tuple[str, str, float, float]]) -> None:
-    """Draw curves through points (label of the y axis, name of the curve, x, y), on log scales.
-
-    There is a panel for each label.
-    """
-    labels = list(dict.fromkeys(point[0] for point in points))
-    with picture(path, max(1, len(labels))) as axes:
-        for label, axis in zip(labels, axes, strict=False):
-            for name in dict.fromkeys(point[1] for point in points if point[0] == label):
-                curve = sorted(point[2:] for point in points if point[:2] == (label, name))
-                axis.plot(*zip(*curve, strict=True), 'o-', label=name)
-            axis.set(xlabel=xlabel, ylabel=label, xscale='log', yscale='log')
-            axis.grid(alpha=0.3)
-            axis.legend()
-
-
 def release(device: torch.device) -> None:
     """Give back memory that is no longer used, so that the next find the device empty."""
     gc.collect()
@@ -340,6 +343,11 @@ def _reason(error: Exception) -> str:
         return 'out of memory'
     first = next(iter(str(error).strip().splitlines()), '')
     return f'{type(error).__name__}: {first}'[:120]
+
+
+def _size(group: str) -> int:
+    """Product of the numbers in the name of a group."""
+    return math.prod(map(int, re.findall(r'\d+', group)))
 
 
 def _plain(value: object) -> object:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from checks import require_agreement, worst_error
-from harness import DTYPES, Benchmark, draw_curves, make_parser, positive, release, run
+from harness import DTYPES, Benchmark, make_parser, positive, release, run
 from timing import Spread, Timed
 from torch import Tensor
 
@@ -114,8 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench.record['exponents'] = fit_exponents(bench.rows, squares)
     bench.write()
     show(bench)
-    if args.plot:
-        draw(bench)
+    bench.draw('seconds', 'share_of_copy')
 
 
 def check_small(bench: Benchmark, operators: Mapping[str, Operator]) -> None:
@@ -254,20 +253,6 @@ def show(bench: Benchmark) -> None:
             f'{max(args.exponent_sizes)}, {args.exponent_channels} channels'
         )
         bench.table(title, ('', 'exponent'), lines)
-
-
-def draw(bench: Benchmark) -> None:
-    """Draw time and share of the copy over the size of the map."""
-    fitted = {(one['measure'], one['name']): one['exponent'] for one in bench.record['exponents']}
-    curves = []
-    for row in bench.rows:
-        elements, label = math.prod(map(int, row.group.split('x'))), row.name
-        if power := fitted.get((row.measure, row.name)):
-            label += f' (power {power["median"]:.2f})'
-        share = row.figures['share_of_copy'].median
-        curves.append((f'{row.measure}: seconds', label, elements, row.seconds.median))
-        curves.append((f"{row.measure}: share of the copy's bytes/s", label, elements, share))
-    draw_curves(bench.args.plot, 'elements of a map (H W C)', curves)
 
 
 def shape_name(shape: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from backbone import time_models
-from harness import DTYPES, Benchmark, draw_curves, make_parser, positive, release, run
+from harness import DTYPES, Benchmark, make_parser, positive, release, run
 from models import OURS, Group, build_model, check_timm
 from torch import nn
 
@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             bench.write()
             release(args.device)
     show(bench, points)
-    if args.plot:
-        draw(bench, points)
+    bench.draw('images_per_second', 'peak_bytes', 'flops')
 
 
 def measure_at(bench: Benchmark, side: int, check: bool) -> list[dict]:
@@ -87,6 +86,7 @@ def measure_at(bench: Benchmark, side: int, check: bool) -> list[dict]:
         for name in (model, f'{model} compiled') if args.compile else (model,):
             point = {'resolution': side, 'name': name, **counted, 'failure': failures.get(name)}
             if row := rows.get(name):
+                row.figures['flops'] = counted['flops']
                 texts = {'seconds': str(row.seconds), 'ratio': str(row.ratio)}
                 point |= row.figures | texts | {'baseline': row.baseline}
             points.append(point)
@@ -119,22 +119,6 @@ def show(bench: Benchmark, points: Sequence[dict]) -> None:
         lines.append(line)
     header = ('', 'GFLOPs', 'images/s', f'times {bench.args.models[0]}', 'peak GiB')
     bench.table('Inference over the resolution', header, lines)
-
-
-def draw(bench: Benchmark, points: Sequence[dict]) -> None:
-    """Draw what the paper's Figure 1 has."""
-    panels = {
-        'images_per_second': ('images/s', 1),
-        'peak_bytes': ('peak memory (GiB)', GIB),
-        'flops': ('GFLOPs', 1e9),
-    }
-    curves = [
-        (label, f'{point["name"]}-{bench.args.scale}', point['resolution'], point[key] / unit)
-        for key, (label, unit) in panels.items()
-        for point in points
-        if point.get(key) is not None
-    ]
-    draw_curves(bench.args.plot, 'resolution', curves)
 
 
 if __name__ == '__main__':
