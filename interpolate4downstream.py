@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import TASKS, convert_file
-from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
+from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument, source_file
 from mmvheat.command_line import OneLineParser, run_main
 from mmvheat.ops import FREQ_EMBED_MODES
 
@@ -18,7 +18,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'and name its keys for mmdetection, mmsegmentation and mmpretrain.',
         allow_abbrev=False,
     )
-    parser.add_argument('--pt_pth', required=True, metavar='IN', help='checkpoint to convert')
+    parser.add_argument(
+        '--pt_pth', required=True, metavar='IN', help='checkpoint to convert, a file or a URL'
+    )
     add_size_argument(parser, '--pt_size', 'image size it was trained at: N or H W')
     parser.add_argument('--tg_pth', required=True, metavar='OUT', help='file to write')
     add_size_argument(parser, '--tg_size', 'image size to fit it to: N or H W')
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse_args(argv)
     report = convert_file(
-        args.pt_pth,
+        source_file(args.pt_pth, args.tg_pth, args.force),
         args.tg_pth,
         args.pt_size,
         args.tg_size,

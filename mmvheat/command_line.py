@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from .errors import is_user_error
+from .errors import UserError
 
 __all__ = ['OneLineParser', 'is_first_process', 'run_command', 'run_main']
 
@@ -96,7 +96,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
 
 def _message(error: Exception) -> str | None:
     """Say what the user can mend; None for a bug."""
-    if is_user_error(error):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
         if error.errno not in _OF_THE_DISK:

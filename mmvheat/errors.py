@@ -3,7 +3,7 @@
 import traceback
 from pathlib import Path
 
-__all__ = ['UserError', 'is_user_error', 'raised_in']
+__all__ = ['UserError', 'raised_in']
 
 
 class UserError(ValueError):
@@ -18,10 +18,3 @@ def raised_in(error: BaseException, folder: Path) -> bool:
     """Whether the code that raised an error lies in a folder."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).is_relative_to(folder)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an error is the user's: a `UserError`, or a ValueError of ``checkpoint``, as yet."""
-    return isinstance(error, UserError) or (
-        isinstance(error, ValueError) and raised_in(error, Path(__file__).parent / 'checkpoint')
-    )

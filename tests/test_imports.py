@@ -37,9 +37,10 @@ NOT_NEEDED = (
 
 
 def sources(part: str) -> list[Path]:
-    """The files of one part of the package."""
+    """The files of one part of the package; a command line in it is no part of it."""
     folder = PACKAGE / part
-    return sorted(folder.rglob('*.py')) if folder.is_dir() else [folder.with_suffix('.py')]
+    files = folder.rglob('*.py') if folder.is_dir() else [folder.with_suffix('.py')]
+    return sorted(path for path in files if path.name != '__main__.py')
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument
+from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument, source_file
 from mmvheat.command_line import OneLineParser, run_main
 
 
@@ -18,7 +18,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'backbone with img_size=SIZE and inference_form=True; keep the source for all else.',
         allow_abbrev=False,
     )
-    parser.add_argument('source', metavar='IN', help='checkpoint to fold, published or mmengine')
+    parser.add_argument('source', metavar='IN', help='checkpoint to fold, a file or a URL')
     parser.add_argument('target', metavar='OUT', help='file to write')
     add_size_argument(parser, '--size', 'size of the images: N or H W')
     add_key_and_force(parser)
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments; the process's own if None.
     """
     args = _parse_args(argv)
-    tensors = fold_file(args.source, args.target, args.size, args.key, args.force)
+    source = source_file(args.source, args.target, args.force)
+    tensors = fold_file(source, args.target, args.size, args.key, args.force)
     count = sum(name.endswith('.k_exp') for name in tensors)
     millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     height, width = args.size

@@ -71,11 +71,11 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
     ):
         _run(model, torch.zeros(1, 3, *size, device='meta'))
     flops = counter.get_total_flops() / 2
-    model.train(was_training)
     # A product without a sum is half a multiply-add.
     flops += sum(_decayed_elements(backbone, size) for backbone in backbones) / 2
     for backbone in folded:
         backbone.unfold()
+    model.train(was_training)
     return Count(parameters, flops)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from mmvheat.errors import UserError
+
 __all__ = ['PublishedModel', 'read_published']
 
 
@@ -32,11 +34,11 @@ def read_published(configs: Path) -> list[PublishedModel]:
         configs: Folder with a ``metafile.yml`` in its subfolders.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     files = sorted(configs.glob('*/metafile.yml'))
     if not files:
-        raise ValueError(f'{configs} has no metafile.yml in a subfolder: give the configs folder')
+        raise UserError(f'{configs} has no metafile.yml in a subfolder: give the configs folder')
     models = [model for file in files for model in yaml.safe_load(file.read_text())['Models']]
     return [
         PublishedModel(

@@ -1,7 +1,8 @@
 """Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built."""
 
-from .convert import MAX_SIDE, TASKS, convert_state_dict
-from .files import convert_file
+from .convert import FORMS, MAX_SIDE, TASKS, change_form, convert_state_dict
+from .describe import Backbone, Description, describe_checkpoint
+from .files import change_file, convert_file
 from .fold import fold_file, fold_state_dict
 from .formats import find_state_dict
 from .published import as_mmengine_checkpoint
@@ -11,12 +12,18 @@ from .safe_globals import safe_globals
 from .writing import write_checkpoint
 
 __all__ = [
+    'FORMS',
     'MAX_SIDE',
     'TASKS',
+    'Backbone',
     'ConversionReport',
+    'Description',
     'as_mmengine_checkpoint',
+    'change_file',
+    'change_form',
     'convert_file',
     'convert_state_dict',
+    'describe_checkpoint',
     'find_state_dict',
     'fold_file',
     'fold_state_dict',

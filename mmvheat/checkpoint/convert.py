@@ -1,22 +1,37 @@
-"""Turn a vHeat state dict into one that a config's `init_cfg` or `load_from` takes."""
+"""Turn a vHeat state dict into another form: names, and the size of its frequency embeddings."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from mmvheat.ops import freq_embed_size, resize_freq_embed
+from mmvheat.errors import UserError
+from mmvheat.ops import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
 
-from .formats import BACKBONE, backbone_prefix, mmpretrain_name
+from .names import (
+    BACKBONE,
+    EMBEDDING,
+    OPERATOR,
+    TO_K_WEIGHT,
+    backbone_prefix,
+    has_classifier,
+    mmpretrain_name,
+    published_name,
+    shown,
+    unwrapped_names,
+)
 from .report import ConversionReport
 
-__all__ = ['MAX_SIDE', 'TASKS', 'as_size', 'convert_state_dict', 'rename_keys']
+__all__ = ['FORMS', 'MAX_SIDE', 'TASKS', 'as_size', 'change_form', 'convert_state_dict', 'rename']
 
 TASKS = ('downstream', 'classification')
+FORMS = ('published', 'classification', 'backbone', 'downstream')
 
 # Larger embeddings are surely a slip of the finger, and would fill the memory.
 MAX_SIDE = 4096
+# What embeddings can be interpolated in.
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 Size = tuple[int, int]
 
@@ -32,14 +47,14 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If a side is not in 1..4096.
+        UserError: If a side is not in 1..4096.
     """
     sides = (size, size) if isinstance(size, int) else size
     is_pair = isinstance(sides, (tuple, list)) and len(sides) == 2
     if not is_pair or not all(type(side) is int for side in sides):
         raise TypeError(f'a size is one whole number or a height and a width, got {size!r}')
     if not all(1 <= side <= MAX_SIDE for side in sides):
-        raise ValueError(f'a size has sides from 1 to {MAX_SIDE} pixels, got {_times(sides)}')
+        raise UserError(f'a size has sides from 1 to {MAX_SIDE} pixels, got {_times(sides)}')
     return tuple(sides)
 
 
@@ -68,80 +83,202 @@ def convert_state_dict(
 
     Raises:
         TypeError: If a size is neither N nor (H, W).
-        ValueError: If this is no vHeat model that can be converted, a size or the task is wrong,
+        UserError: If this is no vHeat model that can be converted, a size or the task is wrong,
             `source_size` contradicts the embeddings, or 'pad' would have to shrink them.
     """
     source_size, target_size = as_size(source_size), as_size(target_size)
     if task not in TASKS:
-        raise ValueError(f'task is one of {", ".join(TASKS)}, got {task!r}')
-    prefix = backbone_prefix(tensors)
-    embeds = _frequency_embeddings(tensors, prefix)
-    _check_size([tuple(embed.shape[:2]) for embed in embeds], source_size)
-    names, dropped = _new_names(tensors, prefix, last_stage=len(embeds) - 1, task=task)
+        raise UserError(f'task is one of {", ".join(TASKS)}, got {task!r}')
+    return change_form(tensors, task, target_size, source_size, mode)
 
+
+def change_form(
+    tensors: Mapping[str, Tensor],
+    form: str,
+    target_size: int | tuple[int, int] | None = None,
+    source_size: int | tuple[int, int] | None = None,
+    mode: str = 'bicubic',
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Give a vHeat model the names of another form, and its embeddings another size if wanted.
+
+    Wrappers for training (``module.``, ``_orig_mod.``) go from all names.
+
+    Args:
+        tensors: As for `convert_state_dict`; folded for inference where neither a size nor
+            'downstream' is asked for.
+        form: 'published' is a classifier as the published code names it, 'classification' one as
+            mmpretrain does. 'backbone' is the backbone alone, as `mmvheat.models.VHeat` names it.
+            'downstream' is what a detector or segmentor starts from: a backbone under 'backbone.'
+            without the classifier and its norm, or a detector or segmentor with neck and heads.
+        target_size: Image size to fit the embeddings to, N or (H, W); None leaves them.
+        source_size: Image size they were made for, checked against them; None takes them as
+            they are.
+        mode: How to resize, see `mmvheat.ops.resize_freq_embed`.
+
+    Returns:
+        The new state dict, dtypes kept, and what was done. Tensors that were not resized share
+        their memory with the source's.
+
+    Raises:
+        TypeError: If a size is neither N nor (H, W).
+        UserError: If the model cannot have that form or size, see `convert_state_dict`.
+    """
+    if form not in FORMS:
+        raise UserError(f'form is one of {", ".join(FORMS)}, got {form!r}')
+    if mode not in FREQ_EMBED_MODES:
+        raise UserError(f'mode is one of {", ".join(FREQ_EMBED_MODES)}, got {mode!r}')
+    target_size = None if target_size is None else as_size(target_size)
+    source_size = None if source_size is None else as_size(source_size)
+    unsized = target_size is None and source_size is None
+    model = _Model(tensors, folded=unsized and form != 'downstream')
+    if source_size is not None:
+        _check_size([tuple(embed.shape[:2]) for embed in model.embeds], source_size)
+    names, dropped = model.rename(form)
     converted = {new: tensors[old].detach() for old, new in names.items()}
     resized = {}
-    for stage, embed in enumerate(embeds):
-        name = f'{BACKBONE}freq_embed.{stage}'
-        try:
-            fitted = resize_freq_embed(embed.detach(), freq_embed_size(target_size, stage), mode)
-        except ValueError as error:
-            raise ValueError(
-                f'{name} from {_times(source_size)} to {_times(target_size)}: {error}'
-            ) from error
-        if fitted.shape != embed.shape:
-            converted[name] = fitted.contiguous()
-            resized[name] = (tuple(embed.shape[:2]), tuple(fitted.shape[:2]))
+    if target_size is None:
+        return converted, ConversionReport(names, resized, dropped)
+    for stage, embed in enumerate(model.embeds):
+        name = names[model.olds[f'{model.prefix}freq_embed.{stage}']]
+        old, new = tuple(embed.shape[:2]), freq_embed_size(target_size, stage)
+        if mode == 'pad' and (new[0] < old[0] or new[1] < old[1]):
+            source = source_size or (4 * model.embeds[0].size(0), 4 * model.embeds[0].size(1))
+            raise UserError(
+                f'{name} from {_times(source)} to {_times(target_size)}: mode '
+                f"'pad' cannot shrink an embedding of {_times(old)} to {_times(new)}: "
+                "use 'bicubic' or 'frequency'"
+            )
+        if old != new:
+            converted[name] = resize_freq_embed(embed.detach(), new, mode).contiguous()
+            resized[name] = (old, new)
     return converted, ConversionReport(names, resized, dropped)
 
 
-def rename_keys(
-    tensors: Mapping[str, Tensor], prefix: str, task: str
+def rename(
+    tensors: Mapping[str, Tensor], form: str | None = None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide on every tensor of a vHeat model, sizes aside.
+    """Decide on every tensor of a vHeat model in the training form, sizes aside.
 
     Args:
         tensors: State dict of the model.
-        prefix: What `backbone_prefix` says about it.
-        task: 'downstream' or 'classification', see `convert_state_dict`.
+        form: One of `FORMS`, see `change_form`; None is 'classification' where there is a
+            classifier, else 'downstream'.
 
     Returns:
         The new names by the old ones, and why the others are dropped.
 
     Raises:
-        ValueError: If the model is incomplete, or two tensors would get one name.
+        UserError: If the model is incomplete, or two tensors would get one name.
     """
-    embeds = _frequency_embeddings(tensors, prefix)
-    return _new_names(tensors, prefix, last_stage=len(embeds) - 1, task=task)
+    return _Model(tensors).rename(form)
 
 
-def _frequency_embeddings(tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
-    """Collect the embeddings of all stages and check that the layers fit them."""
-    prefix_pattern = re.escape(prefix)
-    embed_name = re.compile(rf'{prefix_pattern}freq_embed\.(0|[1-9]\d*)')
-    layer_name = re.compile(rf'{prefix_pattern}layers\.(\d+)\..*')
-    stages = sorted(int(match[1]) for match in map(embed_name.fullmatch, tensors) if match)
-    layers = sorted({int(match[1]) for match in map(layer_name.fullmatch, tensors) if match})
-    if stages != layers or stages != list(range(len(stages))):
-        raise ValueError(
-            f'frequency embeddings of stages {stages}, but layers of stages {layers}: '
-            'the checkpoint is incomplete; save it again'
-        )
-    embeds = [tensors[f'{prefix}freq_embed.{stage}'] for stage in stages]
-    for stage, embed in enumerate(embeds):
-        if embed.dim() != 3 or not embed.is_floating_point():
-            raise ValueError(
-                f'{prefix}freq_embed.{stage} is {tuple(embed.shape)} of {embed.dtype}, expected '
-                'floating-point (H, W, C): give a checkpoint of a vHeat model'
+class _Model:
+    """A vHeat in a state dict, with whatever stands around it.
+
+    Attributes:
+        olds: Names in the state dict by their names without wrappers.
+        counters: Names of what only a wrapper needs.
+        prefix: What stands before the backbone's names.
+        embeds: The frequency embeddings; empty if it is folded.
+        last_stage: Index of the last stage.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], folded: bool = False) -> None:
+        unwrapped = unwrapped_names(tensors)
+        self.counters = [old for old, name in unwrapped.items() if name is None]
+        self.olds: dict[str, str] = {}
+        for old, name in unwrapped.items():
+            if name is not None and self.olds.setdefault(name, old) != old:
+                raise UserError(f'2 tensors would be called {shown(name)}: save the model with one')
+        self.prefix = backbone_prefix(self.olds, folded)
+        inner = {
+            name[len(self.prefix) :]: old
+            for name, old in self.olds.items()
+            if name.startswith(self.prefix)
+        }
+        layers = {int(match[1]) for match in map(OPERATOR.fullmatch, inner) if match}
+        stages = {int(match[1]) for match in map(EMBEDDING.fullmatch, inner) if match}
+        if not stages and folded:
+            stages = layers
+        if stages != layers or stages != set(range(len(stages))):
+            raise UserError(
+                f'frequency embeddings of stages {_listed(stages)}, but layers of stages '
+                f'{_listed(layers)}: the checkpoint is incomplete; save it again'
             )
-        consumer = re.compile(rf'{prefix_pattern}layers\.{stage}\.\d+\.op\.to_k\.0\.weight')
-        for name in filter(consumer.fullmatch, tensors):
-            if tensors[name].shape[1:] != embed.shape[2:]:
-                raise ValueError(
-                    f'{name} is {tuple(tensors[name].shape)}, but {prefix}freq_embed.'
-                    f'{stage} has {embed.shape[2]} channels: give a checkpoint of one vHeat model'
+        self.last_stage = len(stages) - 1
+        embeds = [f'freq_embed.{stage}' for stage in sorted(stages)]
+        self.embeds = [tensors[inner[name]] for name in embeds if name in inner]
+        for stage, embed in enumerate(self.embeds):
+            _check_embedding(f'{self.prefix}freq_embed.{stage}', embed)
+        for name, old in inner.items():
+            if (match := TO_K_WEIGHT.fullmatch(name)) and self.embeds:
+                embed, shape = self.embeds[int(match[1])], tuple(tensors[old].shape)
+                if shape[1:] != embed.shape[2:]:
+                    raise UserError(
+                        f'{shown(old)} is {shape}, but {self.prefix}freq_embed.{match[1]} has '
+                        f'{embed.size(2)} channels: give a checkpoint of one vHeat model'
+                    )
+
+    def rename(self, form: str | None) -> tuple[dict[str, str], dict[str, str]]:
+        """Decide on every tensor: the new names by the old ones, and why others are dropped."""
+        if form is None:
+            form = 'classification' if has_classifier(self.olds, self.prefix) else 'downstream'
+        names = {
+            old: mmpretrain_name(name, self.prefix, self.last_stage)
+            for name, old in self.olds.items()
+        }
+        foreign = [*self.counters, *(old for old, new in names.items() if new is None)]
+        dropped = dict.fromkeys(foreign, 'not a weight of the model')
+        names = {old: new for old, new in names.items() if new is not None}
+        dropped |= self._left_behind(names, form)
+        names = {old: new for old, new in names.items() if old not in dropped}
+        if form == 'published':
+            names = {old: published_name(new, self.last_stage) for old, new in names.items()}
+        elif form == 'backbone':
+            names = {old: new.removeprefix(BACKBONE) for old, new in names.items()}
+        for new, count in Counter(names.values()).items():
+            if count > 1:
+                raise UserError(
+                    f'{count} tensors would be called {shown(new)}: save the model with one'
                 )
-    return embeds
+        return names, dropped
+
+    def _left_behind(self, names: Mapping[str, str], form: str) -> dict[str, str]:
+        """Name what a form has no place for, and why."""
+
+        def named(start: str) -> list[str]:
+            return [old for old, new in names.items() if new.startswith(start)]
+
+        head, norm = named('head.'), named(f'{BACKBONE}outnorm{self.last_stage}.')
+        # A published classifier brings a norm of its own, beside which a backbone's may stand.
+        own_norm = [old for old in norm if 'classifier.' in old]
+        rivals = [old for old in norm if old not in own_norm]
+        if form in ('published', 'classification'):
+            if not head:
+                raise UserError(
+                    'no classifier (classifier.* or head.*) to keep, and none can be made of what '
+                    'is there: ask for a backbone (--task downstream, --to backbone or downstream)'
+                )
+            reason = "the classifier's norm takes its place"
+            return dict.fromkeys(rivals, reason) if own_norm else {}
+        if form == 'backbone':
+            others = [old for old, new in names.items() if not new.startswith(BACKBONE)]
+            dropped = dict.fromkeys(others, 'not of the backbone')
+            reason = 'the backbone has a norm of its own'
+            return dropped | (dict.fromkeys(own_norm, reason) if rivals else {})
+        if not head:
+            return {}
+        dropped = dict.fromkeys(own_norm or norm, 'norm of the classifier')
+        return dropped | dict.fromkeys(head, 'classifier')
+
+
+def _check_embedding(name: str, embed: Tensor) -> None:
+    if embed.dim() != 3 or embed.dtype not in _DTYPES or not embed.numel():
+        raise UserError(
+            f'{name} is {tuple(embed.shape)} of {embed.dtype}, expected '
+            'floating-point (H, W, C): give a checkpoint of a vHeat model'
+        )
 
 
 def _check_size(found: list[Size], source_size: Size) -> None:
@@ -156,42 +293,15 @@ def _check_size(found: list[Size], source_size: Size) -> None:
     stage = next(i for i, size in enumerate(found) if size != expected[i])
     guess = (4 * found[0][0], 4 * found[0][1])
     hint = f'it fits --pt_size {guess[0]} {guess[1]}'
-    raise ValueError(
+    raise UserError(
         f'source size {_times(source_size)} contradicts freq_embed.{stage}, which is '
         f'{_times(found[stage])}, not {_times(expected[stage])}; '
         + (hint if made_for(guess) == found else 'no image size fits all its embeddings')
     )
 
 
-def _new_names(
-    tensors: Iterable[str], prefix: str, last_stage: int, task: str
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide on every tensor: the new names by the old ones, and why others are dropped."""
-    names = {old: mmpretrain_name(old, prefix, last_stage) for old in tensors}
-    dropped = {old: 'not a weight of the model' for old, new in names.items() if new is None}
-
-    def named(start: str) -> list[str]:
-        return [old for old, new in names.items() if new and new.startswith(start)]
-
-    head, norm = named('head.'), named(f'{BACKBONE}outnorm{last_stage}.')
-    # A published classifier brings a norm of its own, beside which a backbone's may stand.
-    own_norm = [old for old in norm if 'classifier.' in old]
-    if task == 'classification':
-        if not head:
-            raise ValueError(
-                'no classifier (classifier.* or head.*) to keep: use --task downstream'
-            )
-        if own_norm:
-            rivals = (old for old in norm if old not in own_norm)
-            dropped.update(dict.fromkeys(rivals, "the classifier's norm takes its place"))
-    elif head:
-        dropped.update(dict.fromkeys(own_norm or norm, 'norm of the classifier'))
-        dropped.update(dict.fromkeys(head, 'classifier'))
-    names = {old: new for old, new in names.items() if old not in dropped}
-    for new, count in Counter(names.values()).items():
-        if count > 1:
-            raise ValueError(f'{count} tensors would be called {new}: save the model with one')
-    return names, dropped
+def _listed(stages: set[int]) -> str:
+    return str(sorted(stages)[:12])
 
 
 def _times(size: Size) -> str:

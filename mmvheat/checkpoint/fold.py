@@ -1,23 +1,21 @@
 """Fold a checkpoint for inference at one image size."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from mmvheat.errors import UserError
 from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize_freq_embed
 
-from .convert import as_size, rename_keys
-from .formats import BACKBONE, backbone_prefix, find_state_dict
-from .reading import read_checkpoint
+from .convert import as_size, rename
+from .formats import class_metadata, find_state_dict
+from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT
+from .reading import read_checkpoint, shown_path
 from .writing import check_target, write_checkpoint
 
 __all__ = ['fold_file', 'fold_state_dict']
-
-_EMBEDDING = re.compile(rf'{re.escape(BACKBONE)}freq_embed\.\d+')
-_TO_K = re.compile(rf'({re.escape(BACKBONE)}layers\.(\d+)\.\d+\.op\.)to_k\.0\.weight')
 
 
 def fold_state_dict(
@@ -36,28 +34,44 @@ def fold_state_dict(
 
     Raises:
         TypeError: If the size is neither N nor (H, W).
-        ValueError: If this is no vHeat model in the training form, or the size is out of range.
+        UserError: If this is no vHeat model in the training form, or the size is out of range.
     """
     size = as_size(size)
-    prefix = backbone_prefix(tensors)
-    owner = prefix.removesuffix(BACKBONE)
-    has_classifier = any(
-        name.startswith((f'{owner}classifier.', f'{owner}head.')) for name in tensors
-    )
-    task = 'classification' if has_classifier else 'downstream'
-    names, _ = rename_keys(tensors, prefix, task)
+    names, _ = rename(tensors)
     state = {new: tensors[old].detach() for old, new in names.items()}
-    folded = {}
+    folded: dict[str, Tensor] = {}
+    operators: set[str] = set()
     for name, tensor in state.items():
-        if match := _TO_K.fullmatch(name):
-            stage = int(match[2])
+        inner = name.removeprefix(BACKBONE)
+        if match := TO_K_WEIGHT.fullmatch(inner):
+            stage, operator = int(match[1]), name.removesuffix('to_k.0.weight')
             embed = state[f'{BACKBONE}freq_embed.{stage}']
+            bias = state.get(f'{operator}to_k.0.bias')
+            _check_linear(name, tensor, bias, embed)
             embed = resize_freq_embed(embed, freq_embed_size(size, stage))
-            k = predict_diffusivity(embed, tensor, state[f'{match[1]}to_k.0.bias'])
-            folded[f'{match[1]}k_exp'] = heat_decay(k)
-        elif '.op.to_k.' not in name and not _EMBEDDING.fullmatch(name):
+            folded[f'{operator}k_exp'] = heat_decay(predict_diffusivity(embed, tensor, bias))
+        elif '.op.to_k.' not in inner and not EMBEDDING.fullmatch(inner):
             folded[name] = tensor
+        if OPERATOR.fullmatch(inner):
+            operators.add(f'{name.partition(".op.")[0]}.op.k_exp')
+    if missing := operators - folded.keys():
+        raise UserError(
+            f'{min(missing).removesuffix("k_exp")}to_k.0.weight is missing: '
+            'give a whole checkpoint of one vHeat model'
+        )
     return folded
+
+
+def _check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor) -> None:
+    """Hold the layer that predicts the diffusivity to the embedding it is applied to."""
+    dim = embed.size(2)
+    shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (weight, bias)]
+    if shapes != [(dim, dim), (dim,)] or not weight.dtype == bias.dtype == embed.dtype:
+        raise UserError(
+            f'{name} and its bias are {shapes[0]} of {weight.dtype} and {shapes[1] or "missing"}, '
+            f'expected {(dim, dim)} and {(dim,)} of {embed.dtype}, as the frequency embedding: '
+            'give a whole checkpoint of one vHeat model'
+        )
 
 
 def fold_file(
@@ -81,23 +95,21 @@ def fold_file(
 
     Raises:
         TypeError: If the size is neither N nor (H, W).
-        ValueError: For whatever else is wrong, in one line; nothing is written then.
+        UserError: For whatever else is wrong, in one line; nothing is written then.
     """
     size = as_size(size)
     real = check_target(target, force)
+    checkpoint = read_checkpoint(source)
     if real == Path(os.path.realpath(source)):
-        raise ValueError(
+        raise UserError(
             f'{target} is the source: folding loses what training needs, name another output'
         )
-    checkpoint = read_checkpoint(source)
     try:
         found = find_state_dict(checkpoint, key)
         tensors = fold_state_dict(found.tensors, size)
-    except ValueError as error:
-        raise ValueError(f'{source}: {error}') from error
-    # What a test reads off a checkpoint, such as the names of the classes.
-    meta = dict(checkpoint.get('meta', {})) if found.key == 'state_dict' else {}
-    meta = {'dataset_meta': meta['dataset_meta']} if 'dataset_meta' in meta else {}
-    meta |= {'source': Path(source).name, 'key': found.key, 'folded_for': list(size)}
+    except UserError as error:
+        raise UserError(f'{shown_path(source)}: {error}') from error
+    meta = {'source': shown_path(Path(source).name), 'key': found.key, 'folded_for': list(size)}
+    meta |= class_metadata(checkpoint)
     write_checkpoint(target, tensors, meta, force)
     return tensors

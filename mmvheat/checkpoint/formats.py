@@ -1,19 +1,23 @@
-"""Recognise what a checkpoint holds: where its state dict is and how its keys are called."""
+"""Find what a checkpoint holds: its state dict, and what it says about it."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ['BACKBONE', 'SourceState', 'backbone_prefix', 'find_state_dict', 'mmpretrain_name']
+from mmvheat.errors import UserError
 
-BACKBONE = 'backbone.'
+from .names import shown
+
+__all__ = ['SourceState', 'class_metadata', 'find_state_dict', 'metadata']
 
 # The weights a file is about before their variant. With an EMA hook mmengine swaps the two when it
 # saves: its state_dict is then the average that was evaluated, its ema_state_dict the raw weights.
 _PREFERRED = ('model', 'state_dict', 'model_ema', 'ema_state_dict')
+# What later tools read off a checkpoint, mmengine's and mmcv's: names and colours of the classes.
+_CLASS_METADATA = ('dataset_meta', 'CLASSES', 'PALETTE')
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class SourceState:
     Attributes:
         key: Entry of the checkpoint that held it; empty if the file is the state dict itself.
         tensors: Tensors by name, nothing else.
-        left_out: The checkpoint's other entries (optimizer, epoch, ...).
+        left_out: The checkpoint's other entries (optimizer, epoch, ...), and what stands among the
+            tensors and is none.
     """
 
     key: str
@@ -43,12 +48,15 @@ def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> So
         The state dict and its place.
 
     Raises:
-        ValueError: If there is no such entry, or no state dict in it.
+        UserError: If there is no such entry, no state dict in it, or one with tensors that are
+            not plain numbers in memory.
     """
-    candidates = [str(name) for name, value in checkpoint.items() if _has_tensors(value)]
+    candidates = [
+        name for name, value in checkpoint.items() if type(name) is str and _has_tensors(value)
+    ]
     if key is not None and key not in candidates:
         kind = f'holds no state dict (a {type(checkpoint.get(key)).__name__})'
-        raise ValueError(
+        raise UserError(
             f'key {key!r} {kind if key in checkpoint else "is not in it"}; '
             f'{_offer(candidates) or "its tensors stand at the top: give no key"}'
         )
@@ -56,14 +64,19 @@ def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> So
         key = next((name for name in _PREFERRED if name in candidates), '')
     state = checkpoint[key] if key else checkpoint
     if not _has_tensors(state):
-        entries = ', '.join(map(str, list(checkpoint)[:8])) or 'nothing'
-        raise ValueError(
+        entries = ', '.join(map(shown, list(checkpoint)[:8])) or 'nothing'
+        raise UserError(
             f'no state dict under {", ".join(_PREFERRED)} (found: {entries}); '
             f'{_offer(candidates) or "give a checkpoint of a vHeat model"}'
         )
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    beside = checkpoint if key else [name for name in state if str(name) not in tensors]
-    return SourceState(key, tensors, tuple(str(name) for name in beside if name != key))
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
+    others = [shown(name) for name in state if name not in tensors]
+    if key:
+        beside = [shown(name) for name in checkpoint if name != key]
+        others = beside + [f'{shown(key)}.{name}' for name in others]
+    return SourceState(key, tensors, tuple(others))
 
 
 def _has_tensors(value: Any) -> bool:
@@ -71,83 +84,40 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _offer(candidates: list[str]) -> str:
-    return f'choose one with --key: {", ".join(candidates)}' if candidates else ''
+    shortened = ', '.join(map(shown, candidates[:8]))
+    return f'choose one with --key: {shortened}' if candidates else ''
 
 
-def backbone_prefix(names: Iterable[str]) -> str:
-    """Tell what stands before a vHeat backbone's keys, '' or for example 'module.backbone.'.
-
-    Args:
-        names: Keys of a state dict.
-
-    Returns:
-        The prefix, with its dot.
-
-    Raises:
-        ValueError: If the model was folded for inference, has no frequency embeddings, is not
-            vHeat, or holds several backbones.
-    """
-    names = list(names)
-    folded = [name for name in names if name.endswith('.op.k_exp')]
-    if folded:
-        raise ValueError(
-            f'already folded for inference ({folded[0]}): its frequency embeddings are gone; '
-            'convert the training checkpoint'
+def _check_tensor(name: Any, tensor: Tensor) -> None:
+    """Refuse names and tensors that no module of a model has."""
+    if type(name) is not str:
+        raise UserError(
+            f'a tensor is called {shown(name)!r}, a {type(name).__name__}, expected text: '
+            'give the state dict of a model'
         )
-    embeds = _prefixes(r'freq_embed\.\d+$', names)
-    operators = _prefixes(r'layers\.\d+\.\d+\.op\.', names)
-    if operators and not embeds:
-        raise ValueError(
-            'vHeat layers without frequency embeddings (freq_embed.0, ...): '
-            'convert the training checkpoint'
-        )
-    prefixes = [prefix for prefix in embeds if prefix in operators]
-    if not prefixes:
-        raise ValueError(
-            'another model than vHeat: no freq_embed.* with layers.*.op.* among its '
-            f'{len(names)} tensors (the first is {names[0] if names else "missing"}); '
-            'give a checkpoint of a vHeat model'
-        )
-    if len(prefixes) > 1:
-        raise ValueError(
-            f'several vHeat backbones ({", ".join(map(repr, prefixes))}): '
-            'save the one to convert in a file of its own'
-        )
-    return prefixes[0]
+    # Other kinds hold no values, or values that copying and comparing would take for others.
+    if tensor.is_meta:
+        kind = 'on the meta device, without values'
+    elif tensor.layout is not torch.strided:
+        kind = f'stored as {tensor.layout}'
+    elif tensor.is_quantized:
+        kind = f'quantised ({tensor.dtype})'
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        kind = f'{tuple(tensor.shape)} of values that are repeated, not stored'
+    else:
+        return
+    raise UserError(
+        f'{shown(name)} is {kind}, expected a plain tensor: save the state dict of the model itself'
+    )
 
 
-def _prefixes(pattern: str, names: Iterable[str]) -> list[str]:
-    found = (re.match(rf'((?:.*\.)?){pattern}', name) for name in names)
-    return list(dict.fromkeys(match[1] for match in found if match))
+def metadata(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a checkpoint's ``meta``, empty where it has none or something else stands there."""
+    meta = checkpoint.get('meta')
+    return dict(meta) if isinstance(meta, Mapping) else {}
 
 
-def mmpretrain_name(name: str, prefix: str, last_stage: int) -> str | None:
-    """Give a key the name it has in an mmpretrain classifier.
-
-    Args:
-        name: Key in the source.
-        prefix: What `backbone_prefix` says about the source.
-        last_stage: Index of the last stage, whose output norm the classifier brings along.
-
-    Returns:
-        The name, or None if the key does not belong to the model (an EMA step counter, say).
-
-    Raises:
-        ValueError: If a published classifier has a layer it should not have.
-    """
-    owner = prefix[: -len(BACKBONE)] if prefix.endswith(BACKBONE) else prefix
-    if not name.startswith(owner):
-        return None
-    name = name[len(owner) :]
-    if owner != prefix:
-        return name
-    if not name.startswith('classifier.'):
-        return BACKBONE + name
-    layer, _, parameter = name[len('classifier.') :].partition('.')
-    modules = {'0': f'{BACKBONE}outnorm{last_stage}', '3': 'head.fc'}
-    if layer not in modules:
-        raise ValueError(
-            f'unknown layer {name}: expected classifier.0 and classifier.3; '
-            'give a checkpoint of a vHeat classifier'
-        )
-    return f'{modules[layer]}.{parameter}'
+def class_metadata(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Take what a test reads off a checkpoint from its ``meta``: names and colours of classes."""
+    meta = metadata(checkpoint)
+    return {name: meta[name] for name in _CLASS_METADATA if meta.get(name) is not None}

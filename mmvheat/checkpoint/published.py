@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .convert import rename_keys
-from .formats import BACKBONE, backbone_prefix, find_state_dict
+from mmvheat.errors import UserError
+
+from .convert import rename
+from .formats import class_metadata, find_state_dict
+from .names import BACKBONE, backbone_prefix, has_classifier, unwrapped_names
 
 __all__ = ['as_mmengine_checkpoint']
 
@@ -24,26 +27,24 @@ def as_mmengine_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         ``head.fc``), tensors shared with the source; or the very same checkpoint.
 
     Raises:
-        ValueError: If it is a published one that cannot be used: incomplete, or folded for
+        UserError: If it is a published one that cannot be used: incomplete, or folded for
             inference.
     """
     if not isinstance(checkpoint, Mapping):
         return checkpoint
     try:
         found = find_state_dict(checkpoint)
-    except ValueError:
+    except UserError:
         return checkpoint  # Nothing of ours: whoever reads it knows better what it should be.
-    names = [name.removeprefix('module.') for name in found.tensors]
+    names = [name for name in unwrapped_names(found.tensors).values() if name is not None]
     is_vheat = any(name.startswith('layers.0.0.op.') for name in names)
-    is_classifier = any(name.startswith('classifier.') for name in names)
+    is_classifier = has_classifier(names, '')
     if not is_vheat or not (is_classifier or found.key in ('model', 'model_ema')):
         return checkpoint
-    prefix = backbone_prefix(found.tensors)
-    if prefix.endswith(BACKBONE):
+    if backbone_prefix(names).endswith(BACKBONE):
         return checkpoint
-    task = 'classification' if is_classifier else 'downstream'
-    renamed, _ = rename_keys(found.tensors, prefix, task)
+    renamed, _ = rename(found.tensors)
     return {
         'state_dict': {new: found.tensors[old].detach() for old, new in renamed.items()},
-        'meta': {},
+        'meta': class_metadata(checkpoint),
     }

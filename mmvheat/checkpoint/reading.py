@@ -1,26 +1,36 @@
 """Read a checkpoint file without running what it may carry."""
 
+import io
+import mmap as memory_map
 import os
 import pickletools
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmvheat.errors import UserError
+
+from .container_check import LEGACY_MAGIC, ZIP_MAGIC, check_legacy, check_zip
+from .pickle_check import Refusal, check_names
 from .safe_globals import safe_globals
+from .writing import decode_metadata
 
-__all__ = ['read_checkpoint']
+__all__ = ['read_checkpoint', 'shown_path']
 
-_ZIP_MAGIC = b'PK\x03\x04'
-# What torch.save wrote before PyTorch 1.6: a pickled magic number, then four more pickles.
-_LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+_AGAIN = 'copy or download it again'
+# How much of a file that is none of ours is looked at, to say what it is.
+_LOOK = 1 << 20
 
 
 def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; code that a pickle wants to run is refused.
+
+    What a file says about itself is checked first (`pickle_check`, `container_check`), so that
+    reading takes no more memory than four times the file, then torch reads it with
+    ``weights_only=True``.
 
     Args:
         path: File written by torch.save (any version) or by safetensors.
@@ -33,30 +43,46 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
         metadata under 'meta', as an mmengine checkpoint does.
 
     Raises:
-        ValueError: If the file is missing, unreadable, truncated, not a checkpoint, or asks for
-            anything beyond tensors, plain values and `safe_globals`.
+        UserError: If the file is missing, unreadable, truncated, damaged, not a checkpoint, or
+            asks for anything beyond dense tensors, plain values and `safe_globals`.
     """
     path = Path(path)
-    head = _first_bytes(path)
-    if path.suffix == '.safetensors' or _looks_like_safetensors(head):
-        return _read_safetensors(path)
+    try:
+        head = _first_bytes(path)
+        if path.suffix == '.safetensors' or _looks_like_safetensors(head):
+            return _read_safetensors(path, mmap)
+        if not head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+            raise Refusal(_what_it_is(path, head))
+        return _read_torch(path, mmap and head.startswith(ZIP_MAGIC) and _is_text(path))
+    except Refusal as refusal:
+        raise UserError(f'{shown_path(path)} {refusal}') from refusal
+    except OSError as error:
+        raise UserError(f'{shown_path(path)} cannot be read: {error.strerror}') from error
+
+
+def _read_torch(path: Path, mmap: bool) -> dict[str, Any]:
+    with (
+        path.open('rb') as file,
+        memory_map.mmap(file.fileno(), 0, access=memory_map.ACCESS_READ) as data,
+    ):
+        if data[:4] == ZIP_MAGIC:
+            check_zip(data)
+        else:
+            check_legacy(data)
     # What is allowed already stays out: the context would disallow it for all on its way out.
     known = torch.serialization.get_safe_globals()
     missing = [entry for entry in safe_globals() if entry not in known]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(missing):
             warnings.simplefilter('ignore')  # They say less than the error that follows them.
-            checkpoint = torch.load(
-                path,
-                map_location='cpu',
-                weights_only=True,
-                mmap=mmap and head.startswith(_ZIP_MAGIC),
-            )
-    except Exception as error:  # torch raises whatever a damaged file drives it into
-        raise ValueError(f'{path} {_diagnosis(path, head, error)}') from error
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises whatever is left that drives it into
+        raise Refusal(
+            f'holds no checkpoint that can be read ({_reason(error)}): save it with torch.save'
+        ) from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f'{path} holds a {type(checkpoint).__name__}, not a checkpoint: '
+        raise Refusal(
+            f'holds a {type(checkpoint).__name__}, not a checkpoint: '
             'expected a dict with a state dict in it'
         )
     return checkpoint
@@ -64,19 +90,16 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
 
 def _first_bytes(path: Path) -> bytes:
     """Return the start of a regular file that is not empty."""
-    try:
-        if path.is_dir():
-            raise ValueError(f'{path} is a folder: name the checkpoint file inside it')
-        if not path.exists():
-            raise ValueError(f'{path} does not exist: check the path of the checkpoint')
-        if not path.is_file():
-            raise ValueError(f'{path} is not a regular file: name a checkpoint file')
-        with path.open('rb') as file:
-            head = file.read(len(_LEGACY_MAGIC))
-    except OSError as error:
-        raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+    if path.is_dir():
+        raise Refusal('is a folder: name the checkpoint file inside it')
+    if not path.exists():
+        raise Refusal('does not exist: check the path of the checkpoint')
+    if not path.is_file():
+        raise Refusal('is not a regular file: name a checkpoint file')
+    with path.open('rb') as file:
+        head = file.read(len(LEGACY_MAGIC))
     if not head:
-        raise ValueError(f'{path} is empty: copy or download the checkpoint again')
+        raise Refusal(f'is empty: {_AGAIN}')
     return head
 
 
@@ -85,49 +108,45 @@ def _looks_like_safetensors(head: bytes) -> bool:
     return head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= 100_000_000
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path, mmap: bool) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
-        raise ValueError(f'{path} needs safetensors: pip install "mmvheat[safetensors]"') from error
+        raise Refusal('needs safetensors: pip install "mmvheat[safetensors]"') from error
+    if not _is_text(path):
+        raise Refusal(
+            'has bytes in its path that are no UTF-8, safetensors opens none such: rename it'
+        )
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        header = int.from_bytes(file.read(8), 'little')
+    if header <= size and header > (1 << 20) + size // 32:
+        raise Refusal(f'has a header of {header} bytes in {size}, more than weights need: {_AGAIN}')
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return {'state_dict': tensors, 'meta': dict(file.metadata() or {})}
-    except SafetensorError as error:
-        raise ValueError(
-            f'{path} is no complete safetensors file ({error}): copy or download it again'
-        ) from error
+            check_names(file.keys())
+            # Without a copy a tensor stays a view of the file, which may be replaced meanwhile.
+            tensors = {
+                name: tensor if mmap else tensor.clone()
+                for name, tensor in ((name, file.get_tensor(name)) for name in file.keys())
+            }
+            return {'state_dict': tensors, 'meta': decode_metadata(file.metadata())}
+    except Refusal:
+        raise
+    except Exception as error:  # its own errors, and torch's for types that torch lacks
+        raise Refusal(f'is no complete safetensors file ({_reason(error)}): {_AGAIN}') from error
 
 
-def _diagnosis(path: Path, head: bytes, error: Exception) -> str:
-    """Say in one line why torch.load refused a file, and what to do."""
-    damaged = 'is truncated or damaged: copy or download it again'
-    is_zip = head.startswith(_ZIP_MAGIC)
-    is_legacy = head.startswith(_LEGACY_MAGIC)
-    if _ZIP_MAGIC.startswith(head) or _LEGACY_MAGIC.startswith(head) and not is_legacy:
-        return damaged
-    if is_zip and not zipfile.is_zipfile(path):
-        return damaged
-    names = []
-    if not is_zip:
-        try:
-            names = _pickled_globals(path, pickles=5 if is_legacy else 1)
-        except ValueError:
-            if is_legacy:
-                return damaged
-    refused = re.search(r'GLOBAL (\S+) (?:was not|whose module)', str(error))
-    if refused:
-        names = [refused[1]]
-    if refused or (names and not is_legacy):
+def _what_it_is(path: Path, head: bytes) -> str:
+    """Say in one line what a file is that is no checkpoint."""
+    if ZIP_MAGIC.startswith(head) or LEGACY_MAGIC.startswith(head):
+        return f'is truncated or damaged: {_AGAIN}'
+    names = _pickled_globals(path)
+    if names:
         return (
-            f'wants to load {names[0]!r}, which could run code: nothing was run; if you trust its '
-            'source, save the state dict alone with torch.save and convert that'
+            f'wants to load {names[0][:100]!r}, which could run code: nothing was run; if you '
+            'trust its source, save the state dict alone with torch.save and convert that'
         )
-    if is_legacy and (isinstance(error, EOFError) or 'unexpected EOF' in str(error)):
-        return damaged
-    if is_zip or is_legacy:
-        return f'holds no checkpoint that can be read ({_reason(error)}): save it with torch.save'
     return f'is not a checkpoint: it starts with {head!r}, expected a file of torch.save'
 
 
@@ -136,24 +155,39 @@ def _reason(error: Exception) -> str:
     text = str(error)
     inner = re.search(r'WeightsUnpickler error:\s*(.+)', text) or re.search(r'] \. (.+)', text)
     sentence = (inner[1] if inner else text).partition('\n')[0].partition('. ')[0]
-    return sentence or type(error).__name__
+    shown = ''.join(letter if letter.isprintable() else '?' for letter in sentence[:200])
+    return shown.strip() or type(error).__name__
 
 
-def _pickled_globals(path: Path, pickles: int) -> list[str]:
-    """List what the first pickles of a file would import, without loading them.
+def shown_path(path: str | os.PathLike) -> str:
+    """Give a path as one line, even one with line breaks or bytes that are no text."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
 
-    Raises:
-        ValueError: If the file ends, or stops being a pickle, before their end.
-    """
-    names: list[str] = []
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8; torch maps no other, and safetensors opens none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _pickled_globals(path: Path) -> list[str]:
+    """List what the start of a file would import if it is a pickle, without loading it."""
     with path.open('rb') as file:
-        for _ in range(pickles):
-            strings: list[str] = []
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == 'GLOBAL':
-                    names.append(argument.replace(' ', '.'))
-                elif opcode.name == 'STACK_GLOBAL':
-                    names.append('.'.join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
+        start = file.read(_LOOK)
+    names: list[str] = []
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(start)):
+            if opcode.name in ('GLOBAL', 'INST'):
+                names.append(argument.replace(' ', '.'))
+            elif opcode.name == 'STACK_GLOBAL':
+                names.append('.'.join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except (ValueError, IndexError):
+        return names if names and start.startswith(b'\x80') else []
     return names

@@ -8,6 +8,7 @@ and ``tools/test.py`` use the rest from its modules: ``runner``, ``training_conf
 from .checkpoint_hook import SafeCheckpointHook
 from .compile_hook import CompileBackboneHook
 from .exact_resume_hook import ExactResumeHook
+from .finite_hook import FiniteHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim_wrapper import CPUAmpOptimWrapper
 from .stack_fixes import apply_stack_fixes
@@ -16,6 +17,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'CompileBackboneHook',
     'ExactResumeHook',
+    'FiniteHook',
     'LayerDecayOptimWrapperConstructor',
     'SafeCheckpointHook',
     'apply_stack_fixes',

@@ -34,8 +34,8 @@ class CheckedRunner:
             default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(WeightsFitHook())
-        self._finite = FiniteHook()
-        self.register_hook(self._finite)
+        if not any(isinstance(hook, FiniteHook) for hook in self.hooks):
+            self.register_hook(FiniteHook())
         self.register_hook(ExactResumeHook())
 
     @staticmethod
@@ -95,7 +95,9 @@ class CheckedRunner:
             raise
         except Exception as error:
             # What comes of spoiled numbers has many names: an assertion of CUDA, a failed matching.
-            self._finite.explain(error)
+            for hook in self.hooks:
+                if isinstance(hook, FiniteHook):
+                    hook.explain(error)
             explain_unused_parameters(error, self.model)
             raise
 

@@ -153,7 +153,7 @@ def find_resumable(folder: str, filename_tmpl: str | None = None) -> tuple[str, 
             continue
         try:
             meta = _record(str(path), read_checkpoint(path, mmap=True))
-        except ValueError as error:
+        except UserError as error:
             _warn(f'Not resumed: {error}')
             continue
         place = (meta['iter'], meta['epoch'], path.stat().st_mtime_ns)

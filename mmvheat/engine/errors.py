@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmvheat.errors import UserError, is_user_error, raised_in
+from mmvheat.errors import UserError, raised_in
 
 __all__ = ['config_errors']
 
@@ -28,7 +28,7 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
     try:
         yield
     except (ValueError, TypeError, KeyError, FileNotFoundError, *also) as error:
-        if is_user_error(error):
+        if isinstance(error, UserError):
             if str(error).startswith(where):
                 raise
             raise UserError(f'{where}: {error}') from error

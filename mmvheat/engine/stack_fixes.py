@@ -28,7 +28,7 @@ def load_from_local(filename: str, map_location: Any = None, mmap: bool = False)
     checkpoint = read_checkpoint(os.path.expanduser(filename), mmap)
     try:
         return as_mmengine_checkpoint(checkpoint)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f'{filename}: {error}') from error
 
 
@@ -37,7 +37,7 @@ def load_from_http(filename: str, map_location: Any = None, mmap: bool = False) 
     path = str(download(filename))
     try:
         return load_from_local(path, map_location, mmap)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f'{filename} was downloaded, but {error}') from error
 
 

@@ -1,5 +1,6 @@
 """Architectures of vHeat, as data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -40,8 +41,11 @@ class VHeatArch:
             raise UserError(f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}')
         if dims[0] % 2:
             raise UserError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
-        if not isinstance(self.mlp_ratio, int | float) or self.mlp_ratio <= 0:
+        if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio < math.inf:
             raise UserError(f'mlp_ratio is a positive number, got {self.mlp_ratio!r}')
+        scale = self.layer_scale_init_value
+        if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+            raise UserError(f'layer_scale_init_value is a number or None, got {scale!r}')
         object.__setattr__(self, 'depths', depths)
         object.__setattr__(self, 'dims', dims)
 

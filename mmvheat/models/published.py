@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner import CheckpointLoader
 
 from mmvheat.checkpoint import find_state_dict
-from mmvheat.checkpoint.formats import backbone_prefix
+from mmvheat.checkpoint.names import backbone_prefix
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
@@ -148,7 +148,7 @@ def _load_backbone(backbone: VHeat, path: str) -> None:
         # torch's first line is a title, the second says what does not fit.
         reason = str(error).splitlines()[1].strip()
         raise UserError(f'pretrained={path!r} does not fit the backbone: {reason}') from error
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f'pretrained={path!r}: {error}') from error
     # A classifier has no norms for the maps, and a backbone may have fewer than the checkpoint.
     amiss = [f'no {name}' for name in missing if not name.startswith('outnorm')]

@@ -81,6 +81,8 @@ class VHeat(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.arch = arch = resolve_arch(arch)
         num_stages = len(arch.depths)
+        if type(in_channels) is not int or in_channels < 1:
+            raise UserError(f'in_channels is a positive integer, got {in_channels!r}')
         self.img_size = _image_size(img_size)
         self.out_indices = _stage_indices(out_indices, num_stages)
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
@@ -347,6 +349,8 @@ def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
 
 def _stage_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Check ``out_indices`` and count negative ones from the last stage."""
+    if not isinstance(out_indices, int | Sequence):
+        raise UserError(f'out_indices is a stage or a sequence of stages, got {out_indices!r}')
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not given:
         raise UserError('out_indices is empty: name at least one stage')

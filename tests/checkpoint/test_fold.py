@@ -7,6 +7,7 @@ import torch
 from golden import MODELS, golden_arch, golden_state, golden_tensor
 
 from mmvheat.checkpoint import fold_file, fold_state_dict, read_checkpoint
+from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
 STATE = {k: v for k, v in golden_state('tiny_like').items() if not k.startswith('classifier')}
@@ -68,6 +69,32 @@ def test_the_names_of_the_classes_stay(tmp_path):
     torch.save({'state_dict': STATE, 'meta': meta}, tmp_path / 'in.pth')
     fold_file(tmp_path / 'in.pth', tmp_path / 'out.pth', 64)
     assert read_checkpoint(tmp_path / 'out.pth')['meta']['dataset_meta'] == meta['dataset_meta']
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('layers.0.0.op.to_k.0.bias', None),
+        ('layers.0.0.op.to_k.0.weight', None),
+        ('layers.2.1.op.to_k.0.weight', torch.ones(5, 32)),
+        ('layers.2.1.op.to_k.0.bias', torch.ones(5)),
+        ('layers.2.1.op.to_k.0.weight', torch.ones(32, 32).half()),
+        ('layers.2.1.op.to_k.0.bias', torch.ones(32).long()),
+    ],
+)
+def test_what_the_decays_follow_from_must_be_whole(name, value):
+    state = {**STATE, name: value}
+    if value is None:
+        del state[name]
+    with pytest.raises(UserError, match=r'backbone\.layers\.\d\.\d\.op\.to_k\.0\.weight.*whole'):
+        fold_state_dict(state, 64)
+
+
+@pytest.mark.parametrize('meta', [None, [1], 'text'])
+def test_odd_metadata(tmp_path, meta):
+    torch.save({'state_dict': STATE, 'meta': meta}, tmp_path / 'in.pth')
+    fold_file(tmp_path / 'in.pth', tmp_path / 'out.pth', 64)
+    assert read_checkpoint(tmp_path / 'out.pth')['meta']['folded_for'] == [64, 64]
 
 
 def test_bad_input_is_refused_and_nothing_written(tmp_path):

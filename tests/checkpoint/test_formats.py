@@ -1,9 +1,9 @@
 import pytest
 import torch
-from golden import golden_state
 
 from mmvheat.checkpoint import find_state_dict
-from mmvheat.checkpoint.formats import backbone_prefix, mmpretrain_name
+from mmvheat.checkpoint.formats import class_metadata, metadata
+from mmvheat.errors import UserError
 
 W = {'w': torch.ones(1)}
 V = {'w': torch.zeros(1)}
@@ -52,46 +52,41 @@ def test_no_state_dict(checkpoint, key, says):
         find_state_dict(checkpoint, key)
 
 
-@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.', 'module.backbone.', 'a.b.'])
-def test_prefix(prefix):
-    names = [prefix + name for name in golden_state('tiny_like')]
-    assert backbone_prefix([*names, 'steps']) == prefix
-
-
-def test_other_models_are_refused():
-    names = list(golden_state('tiny_like'))
-    operators = [name for name in names if '.op.' in name]
-    for others, says in {
-        ('conv1.weight', 'fc.weight'): 'another model than vHeat.*first is conv1.weight',
-        ('freq_embed.0', 'layers.0.0.attn.weight'): 'another model than vHeat',
-        (): 'another model than vHeat',
-        tuple(operators): 'without frequency embeddings.*training checkpoint',
-        (*operators, 'layers.0.0.op.k_exp'): r'folded for inference \(layers.0.0.op.k_exp\)',
-        (*names, 'layers.0.0.op.k_exp'): 'folded for inference',
-        (*names, *(f'teacher.{name}' for name in names)): "several vHeat backbones.*'teacher.'",
-    }.items():
-        with pytest.raises(ValueError, match=says):
-            backbone_prefix(others)
+def test_what_is_no_tensor_is_named():
+    found = find_state_dict({'model': {**W, 'note': 'text', 3: 4}, 'epoch': 1})
+    assert found.tensors == W
+    assert found.left_out == ('epoch', 'model.note', 'model.3')
 
 
 @pytest.mark.parametrize(
-    'name, prefix, new',
+    'name, tensor, says',
     [
-        ('freq_embed.0', '', 'backbone.freq_embed.0'),
-        ('module.layers.0.2.0.weight', 'module.', 'backbone.layers.0.2.0.weight'),
-        ('classifier.0.weight', '', 'backbone.outnorm3.weight'),
-        ('module.classifier.3.bias', 'module.', 'head.fc.bias'),
-        ('backbone.outnorm3.bias', 'backbone.', 'backbone.outnorm3.bias'),
-        ('module.backbone.freq_embed.1', 'module.backbone.', 'backbone.freq_embed.1'),
-        ('module.head.fc.bias', 'module.backbone.', 'head.fc.bias'),
-        ('neck.convs.0.weight', 'backbone.', 'neck.convs.0.weight'),
-        ('steps', 'module.backbone.', None),
+        (5, torch.ones(1), "called '5', a int"),
+        (('a',), torch.ones(1), 'a tuple'),
+        ('w', torch.ones(2, device='meta'), 'w is on the meta device'),
+        ('w', torch.eye(3).to_sparse(), 'w is stored as torch.sparse_coo'),
+        ('w', torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8), 'w is quantised'),
+        ('w', torch.ones(1).expand(10**6, 10**6), 'values that are repeated, not stored'),
+        ('w' * 10**6, torch.eye(3).to_sparse(), r'w\.\.\. is stored as'),
+        ('a\nb', torch.eye(3).to_sparse(), r'a\\nb is stored as'),
     ],
 )
-def test_names(name, prefix, new):
-    assert mmpretrain_name(name, prefix, last_stage=3) == new
+def test_names_and_tensors_that_no_module_has(name, tensor, says):
+    with pytest.raises(UserError, match=says) as raised:
+        find_state_dict({'model': {name: tensor}})
+    assert len(str(raised.value)) < 300
 
 
-def test_unknown_classifier_layer():
-    with pytest.raises(ValueError, match='classifier.5.weight: expected classifier.0'):
-        mmpretrain_name('classifier.5.weight', '', last_stage=3)
+@pytest.mark.parametrize('meta', [None, [1], 'text', 3, {}, {'dataset_meta': None}])
+def test_odd_metadata(meta):
+    for checkpoint in ({**W, 'meta': meta}, {'state_dict': W, 'meta': meta}, {'state_dict': W}):
+        assert class_metadata(checkpoint) == {}
+        assert isinstance(metadata(checkpoint), dict)
+
+
+def test_class_metadata():
+    meta = {'dataset_meta': {'classes': ('a', 'b')}, 'CLASSES': ('a',), 'epoch': 3}
+    assert class_metadata({'state_dict': W, 'meta': meta}) == {
+        'dataset_meta': {'classes': ('a', 'b')},
+        'CLASSES': ('a',),
+    }

@@ -1,4 +1,5 @@
 import argparse
+import io
 import os
 import pickle
 import zipfile
@@ -6,8 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmvheat.checkpoint import read_checkpoint, write_checkpoint
+from mmvheat.errors import UserError
 
 TENSORS = {
     'w': torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -175,3 +178,87 @@ def test_whole_modules_and_bare_tensors(tmp_path):
     torch.save(torch.ones(2), tmp_path / 'b.pth')
     with pytest.raises(ValueError, match='b.pth holds a Tensor, not a checkpoint'):
         read_checkpoint(tmp_path / 'b.pth')
+
+
+def pickled(name, data, **records):
+    """An archive of one tensor of two floats, with some of its records replaced."""
+    buffer = io.BytesIO()
+    torch.save({'w': torch.tensor([1.0, 2.0])}, buffer)
+    with zipfile.ZipFile(buffer) as file:
+        parts = {entry: file.read(entry) for entry in file.namelist()}
+    parts[f'archive/{name}'] = data(parts[f'archive/{name}'])
+    parts |= {f'archive/{entry}': value for entry, value in records.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as file:
+        for entry, value in parts.items():
+            file.writestr(entry, value)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    'name, old, new, says',
+    [
+        # Two floats that claim to be 64: torch reads what lies in memory behind them.
+        ('data.pkl', b'K\x02t', b'K\x40t', r"lacks data: its storage '0' has 8 bytes, not 256"),
+        # A name that torch finds whatever its case, so which of the two it reads is chance.
+        ('data/0', b'', b'', "holds 'archive/DATA/0' twice"),
+        ('data.pkl', b'K\x02\x85', b'K\x09\x85', 'a tensor of 9 that reaches beyond its storage'),
+    ],
+)
+def test_torch_is_not_asked_to_believe_a_file(tmp_path, name, old, new, says):
+    more = {'DATA/0': bytes(8)} if not old else {}
+    path = tmp_path / 'a.pth'
+    path.write_bytes(pickled(name, lambda data: data.replace(old, new, 1) if old else data, **more))
+    for mmap in (False, True):
+        with pytest.raises(UserError, match=says):
+            read_checkpoint(path, mmap)
+
+
+def test_a_changed_pickle_is_told_by_its_checksum(tmp_path):
+    save_zip(tmp_path / 'a.pth')
+    data = (tmp_path / 'a.pth').read_bytes()
+    assert data.count(b'steps') == 1
+    (tmp_path / 'a.pth').write_bytes(data.replace(b'steps', b'stepz'))
+    with pytest.raises(UserError, match='is truncated or damaged'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_a_file_cannot_change_what_all_histories_share(tmp_path):
+    """mmengine's HistoryBuffer puts the methods in its state into a dict of the class."""
+    history = HistoryBuffer([1.0], [1])
+    before = dict(HistoryBuffer._statistics_methods)
+    try:
+        HistoryBuffer._statistics_methods['mean'] = HistoryBuffer.max
+        torch.save({'log': history}, tmp_path / 'a.pth')
+    finally:
+        HistoryBuffer._statistics_methods.update(before)
+    with pytest.raises(UserError, match='sets attributes of a history'):
+        read_checkpoint(tmp_path / 'a.pth')
+    assert HistoryBuffer._statistics_methods == before
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_storage_must_fit_into_the_file(tmp_path, legacy):
+    """A legacy file of a hundred bytes asked torch for as much memory as it named."""
+    path = tmp_path / 'a.pth'
+    torch.save({'w': torch.zeros(3)}, path, _use_new_zipfile_serialization=not legacy)
+    data = path.read_bytes()
+    lying = data.replace(b'K\x03N', b'J\xff\xff\xff\x7fN') if legacy else data
+    if not legacy:
+        lying = pickled('data.pkl', lambda data: data.replace(b'K\x02t', b'J\xff\xff\xff\x7ft', 1))
+    assert lying != data
+    path.write_bytes(lying)
+    with pytest.raises(UserError, match='declares a storage of 8,589.9 MB, the file has 0.0 MB'):
+        read_checkpoint(path)
+
+
+def test_names_with_line_breaks_give_one_line(tmp_path):
+    path = tmp_path / 'a\nb.pth'
+    path.write_bytes(b'no checkpoint')
+    with pytest.raises(UserError, match=r"a\\nb\.pth' is not a checkpoint") as caught:
+        read_checkpoint(path)
+    assert '\n' not in str(caught.value)
+    torch.save({'a\nb': torch.ones(1)}, path)
+    with pytest.raises(UserError, match='cannot be printed: rename it') as caught:
+        read_checkpoint(path)
+    assert '\n' not in str(caught.value)

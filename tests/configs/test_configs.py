@@ -8,8 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmvheat.checkpoint import convert_file
+from mmvheat.checkpoint import convert_file, describe_checkpoint
 from mmvheat.layers import HeatBlock
+from mmvheat.matching_configs import CONFIGS as TABLE
+from mmvheat.matching_configs import find_uses
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FILES = sorted(p for p in CONFIGS.glob('*/*.py') if p.parent.name != '_base_')
@@ -57,6 +59,24 @@ def test_builds_and_fits(path):
         assert len(scores) == len(levels) == cfg.model.neck.num_outs
     else:
         assert model.head(model.neck(maps)).shape == (1, cfg.model.head.num_classes)
+    check_table(path, cfg, model)
+
+
+def check_table(path: Path, cfg: Config, model: nn.Module) -> None:
+    """What `inspect` knows of the config is what a checkpoint of its model shows."""
+    state = {name: torch.empty(value.shape) for name, value in model.state_dict().items()}
+    config = str(path.relative_to(CONFIGS.parent))
+    found, facts = describe_checkpoint({'state_dict': state}), TABLE[config]
+    assert (found.kind, found.num_classes) == (facts.kind, facts.num_classes)
+    assert (found.backbone.missing, found.backbone.misshaped, found.backbone.unknown) == (
+        (),
+        {},
+        (),
+    )
+    assert model.backbone.arch == facts.arch
+    assert model.backbone.img_size == found.backbone.image_size == (facts.img_size, facts.img_size)
+    assert facts.pretrained == (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+    assert config in find_uses(found, 'x.pth')[0].configs
 
 
 @pytest.mark.parametrize('name', DOWNSTREAM)

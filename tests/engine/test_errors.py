@@ -51,4 +51,4 @@ _raises.__code__ = _raises.__code__.replace(co_filename=freq_embed.__file__)
 def test_what_torch_refuses_of_a_setting_is_the_users():
     with pytest.raises(UserError, match=r'config\.py: TypeError: .*MMVHEAT_TRACEBACK'):
         with config_errors('config.py'):
-            VHeat('tiny', in_channels='three')
+            VHeat('tiny', img_size=10**30)

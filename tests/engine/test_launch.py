@@ -1,17 +1,20 @@
 """How OpenMMLab's environment variables reach torchrun."""
 
 import os
+import platform
+import subprocess
 import sys
 
 import pytest
 
 from mmvheat.command_line import run_command
 from mmvheat.engine import launch
+from mmvheat.engine.process_group import LAUNCHER
 
 NAMES = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT')
 THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
-MEMORY = ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')
-GIVEN = (*THREADS, *MEMORY)
+MEMORY = ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
+GIVEN = (*THREADS, *MEMORY, 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES', LAUNCHER)
 
 
 @pytest.fixture
@@ -112,6 +115,59 @@ def test_processes_share_the_cores_and_keep_their_memory_on_a_cpu(torchrun, monk
     assert [name in os.environ for name in MEMORY] == [on_cpu] * 2
 
 
-def test_what_the_caller_said_about_memory_stays(torchrun):
-    torchrun(MALLOC_TRIM_THRESHOLD_='7')
-    assert os.environ['MALLOC_TRIM_THRESHOLD_'] == '7'
+@pytest.mark.parametrize(
+    'given',
+    [
+        dict(MALLOC_TRIM_THRESHOLD_='7'),
+        dict(MALLOC_MMAP_THRESHOLD_='7'),
+        dict(MALLOC_MMAP_MAX_='7'),
+        dict(GLIBC_TUNABLES='glibc.malloc.mmap_threshold=7'),
+    ],
+)
+def test_what_the_caller_said_about_memory_stays_alone(torchrun, given):
+    torchrun(**given)
+    assert {name: os.environ[name] for name in GIVEN[2:-1] if name in os.environ} == given
+
+
+def test_tunables_of_another_kind_leave_memory_to_us(torchrun):
+    torchrun(GLIBC_TUNABLES='glibc.cpu.x86_ibt=off')
+    assert all(name in os.environ for name in MEMORY)
+
+
+# Prints, for blocks of 1 to 5000 MB: how many of them came from mmap, and the resident MB that
+# went away when they were freed.
+ALLOCATE = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+names = 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'.split()
+libc.mallinfo.restype = type(
+    'mallinfo', (ctypes.Structure,), dict(_fields_=[(name, ctypes.c_int) for name in names])
+)
+resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20
+for megabytes in (1, 16, 31, 33, 65, 300, 5000):
+    before = libc.mallinfo().hblks
+    block = libc.malloc(megabytes << 20)
+    mapped = libc.mallinfo().hblks - before
+    ctypes.memset(block, 1, min(megabytes, 300) << 20)
+    full = resident()
+    libc.free(block)
+    print(mapped, full - resident())
+"""
+
+
+def test_the_c_library_does_what_the_settings_say():
+    if not any('glibc' in part for part in platform.libc_ver()):
+        pytest.skip('the settings are for glibc')
+
+    def allocate(settings):
+        env = {name: value for name, value in os.environ.items() if name not in GIVEN}
+        command = [sys.executable, '-c', ALLOCATE]
+        done = subprocess.run(command, env={**env, **settings}, capture_output=True, check=True)
+        return [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+
+    kept = allocate(launch._KEEP_MEMORY)
+    assert [mapped for mapped, _ in kept] == [0] * 7
+    assert max(returned for _, returned in kept) <= 1
+    assert [mapped for mapped, _ in allocate({})] == [1] * 7, 'the library does so by itself'

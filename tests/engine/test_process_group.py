@@ -1,4 +1,8 @@
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvheat.engine.process_group import end_group, start_cpu_group
+from mmvheat.engine.process_group import LAUNCHER, end_group, start_cpu_group
 from mmvheat.errors import UserError
 
 
@@ -101,3 +105,49 @@ def test_slurm_nodes_that_nobody_can_name(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(UserError, match='scontrol show hostnames gpu.*set MASTER_ADDR'):
         slurm('gpu[7,9]')
+
+
+# A launcher, its process, and the worker of its data loader. Each prints its id.
+LAUNCHED = """
+import os, time
+from mmvheat.engine.process_group import LAUNCHER, die_with_launcher, start_loader_worker
+os.environ[LAUNCHER] = str(os.getpid())
+if os.fork() == 0:
+    die_with_launcher()
+    assert LAUNCHER not in os.environ
+    if os.fork() == 0:
+        start_loader_worker(lambda number: print(os.getpid(), number, flush=True), 7)
+    else:
+        print(os.getpid(), 0, flush=True)
+time.sleep(120)
+"""
+
+
+def _ends(pid: int) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if 'State:\tZ' in Path(f'/proc/{pid}/status').read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux')
+def test_nothing_outlives_a_killed_launcher():
+    launcher = subprocess.Popen([sys.executable, '-c', LAUNCHED], stdout=subprocess.PIPE, text=True)
+    lines = [launcher.stdout.readline().split() for _ in range(2)]
+    assert {number for _, number in lines} == {'7', '0'}
+    launcher.send_signal(signal.SIGKILL)
+    assert all(_ends(int(pid)) for pid, _ in lines)
+    launcher.communicate(timeout=30)
+
+
+def test_a_launcher_that_ended_before_is_noticed():
+    code = 'from mmvheat.engine.process_group import die_with_launcher as f; f(); print("alive")'
+    for launcher, said in ((None, 'alive\n'), (str(os.getpid()), 'alive\n'), ('1', '')):
+        env = dict(os.environ) | ({LAUNCHER: launcher} if launcher else {})
+        done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == (said, 0 if said else 1), done.stderr

@@ -41,7 +41,7 @@ def test_autocast_leaves_the_diffusivity_wide(dtype):
     assert (k >= 0).all() and k.count_nonzero()
     with torch.autocast('cpu', dtype):
         narrow = layer(x, embed)
-        assert torch.equal(layer.diffusivity(embed), k)
+        torch.testing.assert_close(layer.diffusivity(embed), k)
     assert narrow.dtype == dtype
     torch.testing.assert_close(narrow.float(), output, atol=0.1, rtol=0.05)
 
@@ -51,7 +51,7 @@ def test_a_half_layer_predicts_the_diffusivity_in_single():
     layer = golden_layer().bfloat16()
     k = layer.diffusivity(embed)
     assert k.dtype == torch.float32
-    assert torch.equal(k, layer.float().diffusivity(embed.float()))
+    torch.testing.assert_close(k, layer.float().diffusivity(embed.float()))
 
 
 def test_gradients_reach_the_map_the_embedding_and_all_weights():

@@ -1,7 +1,10 @@
-"""A small backbone whose decays matter."""
+"""A small backbone whose decays matter, and what is logged."""
+
+import logging
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from mmvheat.models import VHeat
 
@@ -15,3 +18,14 @@ def model() -> VHeat:
         if 'to_k' in name or 'freq_embed' in name:
             torch.nn.init.normal_(parameter)
     return model
+
+
+@pytest.fixture
+def log():
+    """Messages that reach mmengine's current logger."""
+    logger, messages = MMLogger.get_current_instance(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)

@@ -33,7 +33,7 @@ def test_there_and_back(model, size):
     model.unfold()
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(model.state_dict()[name], state[name]) for name in state)
-    assert torch.equal(run(model, other), expected_other)
+    torch.testing.assert_close(run(model, other), expected_other, atol=1e-6, rtol=1e-6)
     model.train()(x)[1].sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if 'outnorm0' not in n)
 
@@ -50,8 +50,18 @@ def test_a_copy_unfolds_by_itself(model):
     x = torch.randn(1, 3, 24, 48)
     expected = run(model, x)
     clone = copy.deepcopy(model.fold())
-    assert torch.equal(run(clone.unfold(), x), expected)
+    torch.testing.assert_close(run(clone.unfold(), x), expected, atol=1e-6, rtol=1e-6)
     assert model.folded_for == (32, 32)
+
+
+def test_a_folded_model_in_training_says_so_once(model, log):
+    model.train().eval().fold().eval()
+    assert not log
+    model.train(), model.eval(), model.train()
+    assert len(log) == 1 and 'folded for inference: its decays (k_exp)' in log[0]
+    assert '\n' not in log[0]
+    VHeat(ARCH, img_size=32, out_indices=(0, 1), inference_form=True).eval()
+    assert len(log) == 1
 
 
 def test_the_inference_form_is_for_inference(model):

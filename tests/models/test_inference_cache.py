@@ -274,9 +274,18 @@ def test_the_whole_model_stays_within_its_budget(budget, monkeypatch, made):
     check(model, torch.randn(1, 3, *sizes[0]))
 
 
+@pytest.fixture
+def hasty_threads():
+    """Let threads take turns so often that a race shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.mark.parametrize('budget', [1, 512])
-def test_threads_get_what_one_thread_gets(model, budget):
-    """1,000 calls of 8 threads at random sizes, while decays come and go."""
+def test_threads_get_what_one_thread_gets(model, budget, hasty_threads):
+    """8 threads at random sizes, 1,000 calls in the two tests; decays come and go in one."""
     state = model.state_dict()
     model, alone = (
         VHeat(ARCH, img_size=32, out_indices=(0, 1), decay_cache_mib=mib).eval()

@@ -70,7 +70,7 @@ def test_each_dtype_has_constants_of_its_own():
         torch.linspace(-1, 2, 54).reshape(1, 9, 6, 1).double(),
         torch.linspace(0, 1, 54).reshape(9, 6, 1).double(),
     )
-    assert torch.equal(double, truth)
+    torch.testing.assert_close(double, truth, atol=1e-13, rtol=0)
     assert 0 < (double - single).abs().max() < 1e-5
     torch.testing.assert_close(conduct(9, 6, torch.float16), single.half(), atol=5e-3, rtol=0)
     assert torch.equal(conduct(9, 6), single)
@@ -85,7 +85,7 @@ def test_a_layer_stays_right_when_it_is_moved_and_copied():
     half = copy.deepcopy(layer).to(torch.bfloat16)(x.bfloat16(), embed.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), before, atol=0.1, rtol=0.1)
-    assert torch.equal(copy.deepcopy(layer)(x, embed), before)
+    torch.testing.assert_close(copy.deepcopy(layer)(x, embed), before, atol=1e-6, rtol=0)
     assert not list(layer.buffers())
 
 

@@ -38,10 +38,11 @@ def our_gated_linear(u, z, norm_weight, norm_bias, weight, bias):
     return gated_linear(u, z, norm_weight, norm_bias, 1e-5, weight, bias)
 
 
-@pytest.fixture(params=[False, True], ids=['intel', 'other'], autouse=True)
+@pytest.fixture(params=[None, False, True], ids=['this', 'intel', 'other'], autouse=True)
 def cpu(request, monkeypatch):
-    """Take the paths of both kinds of CPUs."""
-    monkeypatch.setattr(linear_module, 'mkl_is_slow', lambda: request.param)
+    """Take the path of this CPU as it is found out, and those of both kinds."""
+    if request.param is not None:
+        monkeypatch.setattr(linear_module, 'mkl_is_slow', lambda: request.param)
 
 
 CASES = {

@@ -1,6 +1,7 @@
 """Heat conduction: against the reference, against SciPy, and by what physics says of it."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -120,6 +121,68 @@ def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(
         return (result.double() - truth).square().mean().sqrt().item()
 
     assert error(heat_conduction(x, k, method)) <= 2 * error(heat_plain(x, k))
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('huge', [math.inf, 1e38, 3e5])
+def test_an_infinite_diffusivity_leaves_the_mean_and_no_nan(huge, dtype, method):
+    x = torch.randn(2, 5, 4, 3, dtype=dtype)
+    # The second channel alone conducts so well, and one frequency of the third.
+    k = torch.rand(5, 4, 3, dtype=dtype)
+    k[..., 1], k[2, 3, 2] = huge, huge
+    x.requires_grad_(), k.requires_grad_()
+    warm, tame = heat_conduction(x, k, method), heat_conduction(x, k.clamp(max=1e5), method)
+    close = dict(atol=0.05 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+    mean = x[..., 1].mean((1, 2), keepdim=True).expand(2, 5, 4)
+    torch.testing.assert_close(warm[..., 1], mean, **close)
+    torch.testing.assert_close(warm, tame, **close)
+    seed = torch.randn_like(warm)
+    grads = torch.autograd.grad(warm, (x, k), seed)
+    for grad, wanted in zip(grads, torch.autograd.grad(tame, (x, k), seed), strict=True):
+        torch.testing.assert_close(grad, wanted, **close)
+    assert not grads[1][..., 1].any() and grads[1][2, 3, 2] == 0
+
+
+def test_a_diffusivity_that_is_no_number_stays_so():
+    for n, m in [(0, 0), (3, 2)]:
+        k = torch.rand(5, 4, 2)
+        k[n, m, 1] = math.nan
+        decay = heat_decay(k)
+        assert decay.isnan().nonzero().tolist() == [[n, m, 1]]
+        warm = heat_conduction(torch.randn(1, 5, 4, 2), k)
+        assert warm[..., 0].isfinite().all() and warm[..., 1].isnan().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('part', range(4))
+def test_random_sizes_up_to_700_agree_with_scipy(part, monkeypatch):
+    """500 sizes in the four parts, whichever way of conduction is taken."""
+    monkeypatch.setattr(rows, '_CHUNK_BYTES', 2**20)
+    draw = random.Random(part)
+    for _ in range(125):
+        height, width = draw.randint(1, 700), draw.randint(1, 700)
+        x, k = torch.randn(1, height, width, 1), torch.rand(height, width, 1)
+        error = (heat_conduction(x, k) - heat_scipy(x, k)).abs().max() / x.abs().max()
+        assert error < 2e-6, f'{height} x {width}: {error:.1e}'
+
+
+@pytest.mark.parametrize('kind', ['constant', 'random'])
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+@pytest.mark.parametrize('size', [(512, 512), (509, 77), (1, 2048), (2048, 3), (7, 331)])
+def test_values_near_the_limit_of_float16_stay_finite(size, dtype, kind):
+    """Up to the first map of a 2048 x 2048 image, and lengths beyond."""
+    x = torch.full((1, *size, 1), 60_000.0)
+    if kind == 'random':
+        x = x * (2 * torch.rand(x.shape) - 1)
+    x.requires_grad_()
+    with torch.autocast('cpu', dtype):
+        warm = heat_conduction(x, torch.rand(*size, 1))
+    assert warm.dtype == dtype and warm.isfinite().all()
+    if kind == 'constant':
+        torch.testing.assert_close(warm.float(), x, atol=0, rtol=10 * torch.finfo(dtype).eps)
+    warm.mean().backward()
+    assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -1,0 +1,353 @@
+"""How the keys of a checkpoint are called: every pattern and every renaming stands here.
+
+A backbone's own names are the published ones. What stands before them, and how a classifier is
+called, differs: mmpretrain says ``backbone.outnorm3`` and ``head.fc`` for the published
+``classifier.0`` and ``classifier.3``; training wrappers put a component of their own in between.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+from torch import Tensor
+
+from mmvheat.errors import UserError
+
+__all__ = [
+    'BACKBONE',
+    'EMBEDDING',
+    'FOLDED_DECAY',
+    'OPERATOR',
+    'OUTPUT_NORM',
+    'TO_K_WEIGHT',
+    'backbone_prefix',
+    'backbone_shapes',
+    'count_classes',
+    'has_classifier',
+    'mmpretrain_name',
+    'model_kind',
+    'published_name',
+    'shown',
+    'unwrapped_names',
+]
+
+BACKBONE = 'backbone.'
+
+_INDEX = '(0|[1-9][0-9]{0,3})'
+# Names within the backbone, behind what stands before it.
+EMBEDDING = re.compile(rf'freq_embed\.{_INDEX}')
+OPERATOR = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\..+')
+TO_K_WEIGHT = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.to_k\.0\.weight')
+FOLDED_DECAY = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.k_exp')
+OUTPUT_NORM = re.compile(rf'outnorm{_INDEX}\.(weight|bias)')
+
+# Components that torch's wrappers put into names, and no module of a model is called.
+_WRAPPERS = ('_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
+# DistributedDataParallel and averaged models call what they wrap so, as an own module may be too.
+_MODULE = 'module'
+# What an averaged model counts beside it: mmengine's, torch's.
+_COUNTERS = ('steps', 'n_averaged')
+# Wrappers stand before the backbone; deeper names are left alone.
+_DEEPEST = 8
+
+# What tells the models apart, the more special first: starts that must all be among the names.
+_KINDS = (
+    ('Cascade Mask R-CNN', ('roi_head.bbox_head.0.', 'roi_head.mask_head.')),
+    ('Cascade R-CNN', ('roi_head.bbox_head.0.',)),
+    ('Mask R-CNN', ('rpn_head.', 'roi_head.bbox_head.', 'roi_head.mask_head.')),
+    ('Faster R-CNN', ('rpn_head.', 'roi_head.bbox_head.')),
+    ('RetinaNet', ('bbox_head.retina_cls.',)),
+    ('ATSS', ('bbox_head.atss_cls.',)),
+    ('FCOS', ('bbox_head.conv_cls.', 'bbox_head.conv_centerness.')),
+    ('DETR-like detector', ('bbox_head.', 'decoder.')),
+    ('detector', ('roi_head.',)),
+    ('detector', ('bbox_head.',)),
+    ('detector', ('rpn_head.',)),
+    ('detector', ('mask_head.',)),
+    ('detector', ('panoptic_head.',)),
+    ('UperNet', ('decode_head.psp_modules.',)),
+    ('Semantic FPN', ('decode_head.scale_heads.',)),
+    ('segmentor', ('decode_head.',)),
+    ('classifier', ('head.',)),
+    ('classifier', ('classifier.',)),
+)
+# Layers with an output for every class, outputs that they have beside, and the layer whose outputs
+# are four for each of their anchors.
+_CLASS_LAYERS = (
+    ('head.fc', 0, None),
+    ('classifier.3', 0, None),
+    ('roi_head.bbox_head.fc_cls', 1, None),
+    ('roi_head.bbox_head.0.fc_cls', 1, None),
+    ('bbox_head.retina_cls', 0, 'bbox_head.retina_reg'),
+    ('bbox_head.atss_cls', 0, 'bbox_head.atss_reg'),
+    ('bbox_head.conv_cls', 0, 'bbox_head.conv_reg'),
+    ('decode_head.conv_seg', 0, None),
+)
+
+
+def shown(name: object, most: int = 80) -> str:
+    """Make a name from a file fit to be shown: one line, not longer than ``most`` characters."""
+    try:
+        text = str(name)
+    except ValueError:  # an integer of thousands of digits
+        text = type(name).__name__
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= most else f'{text[: most - 3]}...'
+
+
+def unwrapped_names(names: Iterable[str]) -> dict[str, str | None]:
+    """Take out what wrappers for training put into names, wherever it stands.
+
+    DistributedDataParallel and averages of weights add ``module``, ``torch.compile`` adds
+    ``_orig_mod``, sharding and recomputation theirs. ``module`` counts as a wrapper's where
+    nothing stands beside it but the counter of an average.
+
+    Args:
+        names: All keys of a state dict.
+
+    Returns:
+        The name without wrappers by the name with them; None for a wrapper's counter.
+    """
+    paths = {}
+    for name in names:
+        *parents, leaf = name.split('.', _DEEPEST)
+        paths[name] = [*(part for part in parents if part not in _WRAPPERS), leaf]
+    children = defaultdict(set)
+    for path in paths.values():
+        for depth, part in enumerate(path):
+            children[tuple(path[:depth])].add((part, depth + 1 == len(path)))
+    inside, counters = (_MODULE, False), {(name, True) for name in _COUNTERS}
+    wrappers = {
+        parent for parent, parts in children.items() if inside in parts <= {inside, *counters}
+    }
+
+    def unwrap(path: list[str]) -> str | None:
+        if tuple(path[:-1]) in wrappers:
+            return None  # not the module, so its counter
+        kept = (part for depth, part in enumerate(path) if tuple(path[:depth]) not in wrappers)
+        return '.'.join(kept)
+
+    return {name: unwrap(path) for name, path in paths.items()}
+
+
+def backbone_prefix(names: Iterable[str], folded: bool = False) -> str:
+    """Tell what stands before a vHeat backbone's keys, '' or for example 'backbone.'.
+
+    Args:
+        names: Keys of a state dict.
+        folded: Whether a backbone that is folded for inference will do.
+
+    Returns:
+        The prefix, with its dot.
+
+    Raises:
+        UserError: If the model was folded for inference and may not be, has no frequency
+            embeddings, is not vHeat, or holds several backbones.
+    """
+    names = list(names)
+    decays = _prefixes(FOLDED_DECAY, names)
+    if decays and not folded:
+        example = next(name for name in names if name.endswith('.op.k_exp'))
+        raise UserError(
+            f'already folded for inference ({shown(example)}): its frequency embeddings are gone; '
+            'convert the training checkpoint'
+        )
+    embeds = _prefixes(EMBEDDING, names)
+    operators = _prefixes(OPERATOR, names)
+    if operators and not (embeds or decays):
+        raise UserError(
+            'vHeat layers without frequency embeddings (freq_embed.0, ...): '
+            'convert the training checkpoint'
+        )
+    prefixes = [prefix for prefix in operators if prefix in embeds or prefix in decays]
+    if not prefixes:
+        raise UserError(
+            'another model than vHeat: no freq_embed.* with layers.*.op.* among its '
+            f'{len(names)} tensors (the first is {shown(names[0]) if names else "missing"}); '
+            'give a checkpoint of a vHeat model'
+        )
+    if len(prefixes) > 1:
+        raise UserError(
+            f'several vHeat backbones ({", ".join(repr(shown(p)) for p in prefixes[:4])}): '
+            'save the one to convert in a file of its own'
+        )
+    return prefixes[0]
+
+
+def _prefixes(pattern: re.Pattern, names: Iterable[str]) -> list[str]:
+    # The first component of a backbone's name occurs in it once: cutting there is enough.
+    start = re.compile(r'(?:^|\.)(?=freq_embed\.|layers\.)')
+    found = {}
+    for name in names:
+        for match in start.finditer(name):
+            if pattern.fullmatch(name, match.end()):
+                found[name[: match.end()]] = None
+                break
+    return list(found)
+
+
+def has_classifier(names: Iterable[str], prefix: str) -> bool:
+    """Tell whether a model brings a classifier, published or mmpretrain's.
+
+    Args:
+        names: Keys of a state dict.
+        prefix: What `backbone_prefix` says about it.
+    """
+    owner = prefix.removesuffix(BACKBONE)
+    return any(name.startswith((f'{owner}classifier.', f'{owner}head.')) for name in names)
+
+
+def mmpretrain_name(name: str, prefix: str, last_stage: int) -> str | None:
+    """Give a key the name it has in an mmpretrain classifier.
+
+    Args:
+        name: Key in the source.
+        prefix: What `backbone_prefix` says about the source.
+        last_stage: Index of the last stage, whose output norm the classifier brings along.
+
+    Returns:
+        The name, or None if the key does not belong to the model (an EMA step counter, say).
+
+    Raises:
+        UserError: If a published classifier has a layer it should not have.
+    """
+    owner = prefix[: -len(BACKBONE)] if prefix.endswith(BACKBONE) else prefix
+    if not name.startswith(owner):
+        return None
+    name = name[len(owner) :]
+    if owner != prefix:
+        return name
+    if not name.startswith('classifier.'):
+        return BACKBONE + name
+    layer, _, parameter = name[len('classifier.') :].partition('.')
+    modules = {'0': f'{BACKBONE}outnorm{last_stage}', '3': 'head.fc'}
+    if layer not in modules:
+        raise UserError(
+            f'unknown layer {shown(name)}: expected classifier.0 and classifier.3; '
+            'give a checkpoint of a vHeat classifier'
+        )
+    return f'{modules[layer]}.{parameter}'
+
+
+def published_name(name: str, last_stage: int) -> str:
+    """Give a key of an mmpretrain classifier the name it has in the published one.
+
+    Args:
+        name: Key as `mmpretrain_name` gives it.
+        last_stage: Index of the last stage.
+
+    Returns:
+        The name.
+
+    Raises:
+        UserError: If the published classifier has no place for it.
+    """
+    modules = {f'{BACKBONE}outnorm{last_stage}.': 'classifier.0.', 'head.fc.': 'classifier.3.'}
+    for ours, theirs in (modules | {BACKBONE: ''}).items():
+        if name.startswith(ours):
+            return theirs + name[len(ours) :]
+    raise UserError(
+        f'{shown(name)} has no place in a published classifier, which is a backbone, a norm and '
+        'one linear layer: keep the names of mmengine (--to mmpretrain)'
+    )
+
+
+def model_kind(names: Iterable[str]) -> str:
+    """Name the kind of model by its heads.
+
+    Args:
+        names: Keys without wrappers, the backbone's with or without 'backbone.'.
+
+    Returns:
+        For example 'Mask R-CNN', 'UperNet', 'segmentor', 'classifier'; 'backbone' if it has no
+        head.
+    """
+    names = [name for name in names if not name.startswith((BACKBONE, 'layers.'))]
+    return next(
+        (
+            kind
+            for kind, starts in _KINDS
+            if all(any(name.startswith(start) for name in names) for start in starts)
+        ),
+        'backbone',
+    )
+
+
+def count_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Count the classes that the head of a model tells apart.
+
+    Args:
+        tensors: State dict without wrappers in its names.
+
+    Returns:
+        The number, or None if no layer tells it.
+    """
+
+    def outputs(layer: str | None) -> int:
+        tensor = tensors.get(f'{layer}.weight')
+        return tensor.size(0) if tensor is not None and tensor.dim() > 1 else 0
+
+    for layer, beside, boxes in _CLASS_LAYERS:
+        if count := outputs(layer):
+            anchors = max(1, outputs(boxes) // 4)
+            return count // anchors - beside
+    return None
+
+
+def backbone_shapes(
+    depths: tuple[int, ...],
+    grids: tuple[tuple[int, int, int], ...],
+    hidden_dims: tuple[int, ...],
+    layer_scale: bool,
+    in_channels: int,
+    folded: bool,
+) -> dict[str, tuple[int, ...]]:
+    """Spell a whole backbone: its names and shapes, output norms aside.
+
+    Args:
+        depths: Blocks of every stage.
+        grids: Shape (H, W, C) of every stage's frequency embedding or folded decays.
+        hidden_dims: Hidden channels of every stage's MLPs.
+        layer_scale: Whether blocks have learned scales.
+        in_channels: Channels of the images.
+        folded: Whether it is in the inference form.
+
+    Returns:
+        Shapes by name.
+    """
+    dims = [grid[2] for grid in grids]
+    half = dims[0] // 2
+    shapes = {
+        'patch_embed.conv1.weight': (half, in_channels, 3, 3),
+        'patch_embed.conv2.weight': (dims[0], half, 3, 3),
+        **{f'patch_embed.{name}': (half,) for name in _pair('conv1')[1:] + _pair('norm1.1')},
+        **{f'patch_embed.{name}': (dims[0],) for name in _pair('conv2')[1:] + _pair('norm2.1')},
+    }
+    for stage, (depth, dim, hidden) in enumerate(zip(depths, dims, hidden_dims, strict=True)):
+        if not folded:
+            shapes[f'freq_embed.{stage}'] = grids[stage]
+        vectors = [n for norm in ('norm1', 'norm2', 'op.out_norm') for n in _pair(norm)]
+        vectors += ['op.dwconv.bias', 'op.out_linear.bias', 'mlp.fc2.bias']
+        vectors += ['gamma1', 'gamma2'] * layer_scale + ['op.to_k.0.bias'] * (not folded)
+        block = {
+            'op.dwconv.weight': (dim, 1, 3, 3),
+            'op.linear.weight': (2 * dim, dim),
+            'op.linear.bias': (2 * dim,),
+            'op.out_linear.weight': (dim, dim),
+            'mlp.fc1.weight': (hidden, dim, 1, 1),
+            'mlp.fc1.bias': (hidden,),
+            'mlp.fc2.weight': (dim, hidden, 1, 1),
+            **dict.fromkeys(vectors, (dim,)),
+            **({'op.k_exp': grids[stage]} if folded else {'op.to_k.0.weight': (dim, dim)}),
+        }
+        for index, (name, shape) in product(range(depth), block.items()):
+            shapes[f'layers.{stage}.{index}.{name}'] = shape
+        if stage + 1 < len(dims):
+            shapes[f'layers.{stage}.{depth}.0.weight'] = (dims[stage + 1], dim, 3, 3)
+            shapes |= dict.fromkeys(_pair(f'layers.{stage}.{depth}.1'), (dims[stage + 1],))
+    return shapes
+
+
+def _pair(layer: str) -> list[str]:
+    return [f'{layer}.weight', f'{layer}.bias']
