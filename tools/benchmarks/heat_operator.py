@@ -1,31 +1,30 @@
 """Time the heat conduction operator alone, against a plain copy of the map on the same device.
 
 A copy reads and writes each byte once, which is the least that any operator can do: the share of
-its bytes a second tells how near to that an operator comes. The exponent says how its time grows
+its bytes per second tells how near to that an operator comes. The exponent tells how its time grows
 with the number of tokens (1.5 for cosine transforms as matrix products, vHeat Sec. 3.3).
 """
 
 import argparse
 import math
-import sys
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from agreement import Agreement, require_agreement, worst_error
-from countdown import Countdown
-from failures import noting_failure
-from memory import release
-from operators import OPERATORS, Operator, default_operators
-from options import DTYPES, add_options, check_options, positive
-from results import Results, Timed, figure, format_spread, save_figure, table
-from stopping import until_stopped
-from timing import Spread, measure, spread
+from checks import require_agreement, worst_error
+from harness import DTYPES, Benchmark, make_parser, positive, release, run
+from timing import Spread, Timed
 from torch import Tensor
 
-from mmvheat.command_line import OneLineParser, run_command
 from mmvheat.errors import UserError
-from mmvheat.ops import heat_conduction
+from mmvheat.ops import dct_basis, heat_conduction, heat_decay
+from mmvheat.ops.conduction.fused import conduct_by_kernels
+from mmvheat.ops.conduction.matrix import conduct_by_matrix
+from mmvheat.ops.conduction.rows import conduct_by_rows
+from mmvheat.ops.kernels import kernels_available
 from mmvheat.ops.reference import heat_conduction_reference
+
+Operator = Callable[[Tensor, Tensor], Tensor]
 
 COPY = 'copy'
 MODES = ('forward', 'forward+backward')
@@ -38,6 +37,35 @@ SMALL = (2, 6, 9, 4)
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
+def by(conduct: Operator) -> Operator:
+    """The operator with one way of conduction, whichever it would choose by itself."""
+
+    def operator(x: Tensor, k: Tensor) -> Tensor:
+        return conduct(x, heat_decay(k).to(x.dtype))
+
+    return operator
+
+
+def einsum_conduction(x: Tensor, k: Tensor) -> Tensor:
+    """Conduction as anybody would write it: orthonormal matrices in the dtype of the map."""
+    rows = dct_basis(x.size(1), x.dtype, x.device)
+    columns = dct_basis(x.size(2), x.dtype, x.device)
+    # One axis after the other: an einsum of all three would first make the matrix of both axes.
+    x = torch.einsum('mj,bnjc->bnmc', columns, torch.einsum('ni,bijc->bnjc', rows, x))
+    x = x * heat_decay(k).to(x.dtype)
+    return torch.einsum('mj,bimc->bijc', columns, torch.einsum('ni,bnmc->bimc', rows, x))
+
+
+# Map (B, H, W, C) and diffusivity (H, W, C) to map; the first one is what the backbone runs.
+OPERATORS: dict[str, Operator] = {
+    'mmvheat': heat_conduction,
+    'matrix': by(conduct_by_matrix),
+    'rows': by(conduct_by_rows),
+    'fused': by(conduct_by_kernels),
+    'einsum': einsum_conduction,
+}
+
+
 def map_shape(text: str) -> tuple[int, int, int]:
     """Height, width and channels from ``56x56x96``, for argparse."""
     numbers = tuple(map(int, text.split('x')))
@@ -46,109 +74,69 @@ def map_shape(text: str) -> tuple[int, int, int]:
     return numbers
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = OneLineParser(description=__doc__.partition('\n')[0])
-    parser.add_argument(
-        '--maps',
-        nargs='+',
-        type=map_shape,
-        default=[map_shape(one) for one in MAPS],
-        metavar='HxWxC',
-        help=f'maps to time it on ({" ".join(MAPS)})',
-    )
-    parser.add_argument('--batch', type=positive, default=8, metavar='N', help='maps at once (8)')
-    parser.add_argument(
-        '--operators', nargs='+', metavar='NAME', help='of operators.py (all that run here)'
-    )
-    parser.add_argument('--modes', nargs='+', choices=MODES, default=list(MODES))
-    parser.add_argument(
-        '--exponent-sizes',
-        nargs='*',
-        type=positive,
-        default=EXPONENT_SIZES,
-        metavar='N',
-        help='square maps to fit the exponent to; none leaves it out '
-        f'({" ".join(map(str, EXPONENT_SIZES))})',
-    )
-    parser.add_argument(
-        '--exponent-channels', type=positive, default=96, metavar='N', help='their channels (96)'
-    )
-    add_options(parser, repetitions=15)
-    return parser.parse_args(argv)
+    parser = make_parser(__doc__, repetitions=15, plural='maps')
+    add = parser.add_argument
+    default, text = list(map(map_shape, MAPS)), f'maps to time it on ({" ".join(MAPS)})'
+    add('--maps', nargs='+', type=map_shape, default=default, metavar='HxWxC', help=text)
+    text = f'of {", ".join(OPERATORS)} (all that run here)'
+    add('--operators', nargs='+', choices=list(OPERATORS), metavar='NAME', help=text)
+    add('--modes', nargs='+', choices=MODES, default=list(MODES))
+    sizes = ' '.join(map(str, EXPONENT_SIZES))
+    text = f'sides of square maps to fit the exponent to; none leaves it out ({sizes})'
+    default = EXPONENT_SIZES
+    add('--exponent-sizes', nargs='*', type=positive, default=default, metavar='N', help=text)
+    add('--exponent-channels', type=positive, default=96, metavar='N', help='their channels (96)')
+    args = parser.parse_args(argv)
+    if args.operators is None:
+        # Elsewhere 'fused' is 'matrix' again.
+        fused = kernels_available(args.device) and args.dtype != 'float32'
+        args.operators = [name for name in OPERATORS if fused or name != 'fused']
+    if len(set(args.exponent_sizes)) == 1:
+        raise UserError('--exponent-sizes needs two sizes for a slope, or none')
+    return args
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check, time and report."""
     args = parse_args(argv)
-    device = check_options(args)
-    if args.operators is None:
-        args.operators = default_operators(device, DTYPES[args.dtype])
-    unknown = [name for name in args.operators if name not in OPERATORS]
-    if unknown:
-        raise UserError(f'unknown operator {unknown[0]!r}: use {", ".join(OPERATORS)}')
-    if len(args.exponent_sizes) == 1:
-        raise UserError('--exponent-sizes needs two sizes for a slope, or none')
     operators = {name: OPERATORS[name] for name in args.operators}
-    results = Results('heat_operator', vars(args), device, args.json)
     squares = [(side, side, args.exponent_channels) for side in args.exponent_sizes]
+    shapes = dict.fromkeys((*args.maps, *squares))
     names = 1 + len(operators) * (2 if args.compile else 1)
-    total = (len(args.maps) + len(squares)) * len(args.modes) * names * args.repetitions
-    results.add(agreements=check_small(operators, device, DTYPES[args.dtype]))
-    rows: list[Timed] = []
-    failures: list[dict] = []
-    with until_stopped(), Countdown(total) as countdown:
-        for shape in dict.fromkeys((*args.maps, *squares)):
-            timed, agreements, failed = time_map(operators, shape, args, device, countdown)
-            rows += timed
-            failures += failed
-            results.add(agreements, timed, failures=failures)
-        results.finish()
-    exponents = []
-    for mode in args.modes if squares else ():
-        exponents += fit_exponents(rows, mode, squares)
-    results.add(exponents=exponents)
-    show(rows, exponents, args, results.record['environment'])
-    if args.plot:
-        draw(rows, exponents, args)
+    samples = len(shapes) * len(args.modes) * names * args.repetitions
+    with Benchmark('heat_operator', args, samples, 'heat conduction') as bench:
+        check_small(bench, operators)
+        for shape in shapes:
+            time_map(bench, operators, shape)
+            release(args.device)
+    bench.record['exponents'] = fit_exponents(bench.rows, squares)
+    bench.write()
+    show(bench)
+    bench.draw('seconds', 'share_of_copy')
 
 
-def check_small(
-    operators: Mapping[str, Operator], device: torch.device, dtype: torch.dtype
-) -> list[Agreement]:
+def check_small(bench: Benchmark, operators: Mapping[str, Operator]) -> None:
     """Compare every operator with the reference, on a map small enough for that."""
+    device, dtype = bench.args.device, DTYPES[bench.args.dtype]
     x, k, _ = make_inputs(SMALL[1:], SMALL[0], device, torch.float32)
-    agreements = []
     for name, operator in operators.items():
         for precision in dict.fromkeys((torch.float32, dtype)):
-            error = worst_error(
-                operator(x.to(precision), k), heat_conduction_reference(x.to(precision), k)
-            )
-            agreements.append(
-                require_agreement(
-                    f'operator {name} in {_name(precision)} at {_shape(SMALL[1:])}',
-                    'mmvheat.ops.reference',
-                    error,
-                    TOLERANCES[precision],
-                )
-            )
-    return agreements
+            result = operator(x.to(precision), k)
+            error = worst_error(result, heat_conduction_reference(x.to(precision), k))
+            in_precision = str(precision).removeprefix('torch.')
+            of = f'operator {name} in {in_precision} at {shape_name(SMALL[1:])}'
+            against, tolerance = 'mmvheat.ops.reference', TOLERANCES[precision]
+            bench.agreements.append(require_agreement(of, against, error, tolerance))
 
 
 def time_map(
-    operators: Mapping[str, Operator],
-    shape: tuple[int, int, int],
-    args: argparse.Namespace,
-    device: torch.device,
-    countdown: Countdown,
-) -> tuple[list[Timed], list[Agreement], list[dict]]:
-    """Check and time all operators on one map, in all modes.
-
-    Returns:
-        The samples, what was compared, and what could not run.
-    """
-    dtype = DTYPES[args.dtype]
-    x, k, seed = make_inputs(shape, args.batch, device, dtype)
+    bench: Benchmark, operators: Mapping[str, Operator], shape: tuple[int, int, int]
+) -> None:
+    """Check and time all operators on one map, in all modes."""
+    args, dtype, group = bench.args, DTYPES[bench.args.dtype], shape_name(shape)
+    x, k, seed = make_inputs(shape, args.batch, args.device, dtype)
     if args.compile:
         # All maps compile the same function, and dynamo gives up after a few recompilations.
         torch.compiler.reset()
@@ -156,42 +144,30 @@ def time_map(
             f'{name} compiled': torch.compile(operator, dynamic=False, backend=args.compile)
             for name, operator in operators.items()
         }
-    rows, agreements, failed = [], [], []
     for mode in args.modes:
-        failures: dict[str, str] = {}
         calls: dict[str, Callable[[], object]] = {COPY: x.clone}
         # One map is enough to compare, and all that float64 may have room for.
-        parts = ('map', 'dx', 'dk') if mode != 'forward' else ('map',)
-        truth = run(heat_conduction, mode, x[:1].double(), k.double(), seed[:1].double())
+        few = x[:1], k, seed[:1]
+        truth = call_of(heat_conduction, mode, *(one.double() for one in few))()
         for name, operator in operators.items():
-            with noting_failure(failures, name):
-                got = run(operator, mode, x[:1], k, seed[:1])
-                for part, result, reference in zip(parts, got, truth, strict=True):
-                    agreements.append(
-                        require_agreement(
-                            f'operator {name} ({part}) in {args.dtype} at {_shape(shape)}',
-                            'float64',
-                            worst_error(result, reference),
-                            TOLERANCES[dtype],
-                        )
-                    )
-                calls[name] = call_of(operator, mode, x, k, seed)
-                calls[name]()
-        for name, why in failures.items():
-            calls.pop(name, None)
-            failed.append({'measure': mode, 'group': _shape(shape), 'name': name, 'why': why})
-            countdown.tick(name, args.repetitions)
-            sys.stderr.write(f'{name}, {mode} at {_shape(shape)}: {why}\n')
-        samples = measure(
-            calls, device, args.repetitions, args.sample_ms / 1e3, tick=countdown.tick
-        )
-        timed = Timed.all_of(mode, _shape(shape), samples, COPY)
-        for row in timed:
-            add_bandwidth(row, moved_bytes(x, k, mode), moved_bytes(x, k, COPY))
-        rows += timed
-    del calls
-    release(device)
-    return rows, agreements, failed
+            with bench.attempt(name, args.repetitions, measure=mode, group=group):
+                result = call_of(operator, mode, *few)()
+                for part, one, reference in zip(('map', 'dx', 'dk'), result, truth, strict=False):
+                    of = f'operator {name} ({part}) in {args.dtype} at {group}'
+                    error = worst_error(one, reference)
+                    agreement = require_agreement(of, 'float64', error, TOLERANCES[dtype])
+                    bench.agreements.append(agreement)
+                call = call_of(operator, mode, x, k, seed)
+                call()
+                calls[name] = call
+
+        copied, moved = (moved_bytes(x, k, what) for what in (COPY, mode))
+        for row in bench.time(mode, group, calls):
+            own = copied if row.name == COPY else moved
+            row.figures['bytes'] = own
+            row.figures['bytes_per_second'] = own / row.seconds.median
+            row.figures['share_of_copy'] = row.ratio * (own / copied)
+        bench.write()
 
 
 def make_inputs(
@@ -207,30 +183,19 @@ def make_inputs(
     return x, k, seed
 
 
-def call_of(operator: Operator, mode: str, x: Tensor, k: Tensor, seed: Tensor):
-    """The call that is timed."""
+def call_of(
+    operator: Operator, mode: str, x: Tensor, k: Tensor, seed: Tensor
+) -> Callable[[], list[Tensor]]:
+    """The call that is timed: it gives the map and, with a backward pass, both gradients."""
     if mode == 'forward':
+        return torch.no_grad()(lambda: [operator(x, k)])
+    x, k = x.detach().requires_grad_(), k.detach().requires_grad_()
 
-        def call() -> Tensor:
-            with torch.no_grad():
-                return operator(x, k)
-
-    else:
-        x, k = x.detach().requires_grad_(), k.detach().requires_grad_()
-
-        def call() -> tuple[Tensor, Tensor]:
-            return torch.autograd.grad(operator(x, k), (x, k), seed)
+    def call() -> list[Tensor]:
+        result = operator(x, k)
+        return [result.detach(), *torch.autograd.grad(result, (x, k), seed)]
 
     return call
-
-
-def run(operator: Operator, mode: str, x: Tensor, k: Tensor, seed: Tensor) -> list[Tensor]:
-    """Map and, with a backward pass, the gradients of map and diffusivity."""
-    if mode == 'forward':
-        return [call_of(operator, mode, x, k, seed)()]
-    x, k = x.detach().requires_grad_(), k.detach().requires_grad_()
-    warm = operator(x, k)
-    return [warm.detach(), *torch.autograd.grad(warm, (x, k), seed)]
 
 
 def moved_bytes(x: Tensor, k: Tensor, mode: str) -> int:
@@ -242,124 +207,58 @@ def moved_bytes(x: Tensor, k: Tensor, mode: str) -> int:
     return maps * x.nbytes + diffusivities * k.nbytes
 
 
-def add_bandwidth(row: Timed, operator_bytes: int, copy_bytes: int) -> None:
-    """Turn a ratio of times into a ratio of bytes a second."""
-    moved = copy_bytes if row.name == COPY else operator_bytes
-    share = moved / copy_bytes
-    row.figures = {
-        'bytes': moved,
-        'bytes_per_second': moved / row.seconds.median,
-        'share_of_copy': Spread(
-            row.ratio.median * share, row.ratio.low * share, row.ratio.high * share
-        ),
-    }
-
-
-def fit_exponents(rows: list[Timed], mode: str, squares: Sequence[Sequence[int]]) -> list[dict]:
-    """Fit the exponent of every operator, round by round."""
-    groups = {_shape(shape): shape[0] * shape[1] for shape in squares}
+def fit_exponents(rows: Sequence[Timed], squares: Sequence[Sequence[int]]) -> list[dict]:
+    """Fit the exponent of every operator that ran at all sizes, round by round."""
+    tokens = {shape_name(shape): shape[0] * shape[1] for shape in squares}
     found = []
-    for name in dict.fromkeys(row.name for row in rows):
-        own = [r for r in rows if r.name == name and r.measure == mode and r.group in groups]
-        if len(own) < len(groups):
-            continue  # it failed at one of the sizes
-        tokens = [groups[row.group] for row in own]
-        each = [
-            exponent(tokens, times) for times in zip(*(row.samples for row in own), strict=True)
-        ]
-        found.append({'measure': mode, 'name': name, 'exponent': vars(spread(each))})
+    for mode, name in dict.fromkeys((row.measure, row.name) for row in rows if squares):
+        own = [r for r in rows if (r.measure, r.name) == (mode, name) and r.group in tokens]
+        if len(own) == len(tokens):
+            sizes = [tokens[row.group] for row in own]
+            rounds = zip(*(row.samples for row in own), strict=True)
+            fitted = Spread.of([exponent(sizes, times) for times in rounds])
+            found.append({'measure': mode, 'name': name, 'exponent': vars(fitted)})
     return found
 
 
 def exponent(tokens: Sequence[float], seconds: Sequence[float]) -> float:
     """Slope of log time over log tokens by least squares."""
-    xs, ys = [[math.log(value) for value in values] for values in (tokens, seconds)]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    products = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-    return products / sum((x - mean_x) ** 2 for x in xs)
+    xs, ys = (list(map(math.log, values)) for values in (tokens, seconds))
+    return statistics.linear_regression(xs, ys).slope
 
 
-def show(rows: list[Timed], exponents: list[dict], args: argparse.Namespace, machine: dict) -> None:
+def show(bench: Benchmark) -> None:
     """Print the tables."""
-    print(f'{machine["device"]}, torch {machine["torch"]}, {args.dtype}, batch {args.batch}')
+    args, rows = bench.args, {(row.measure, row.group, row.name): row for row in bench.rows}
     first = args.operators[0]
     for mode in args.modes:
-        cells = []
-        for row in rows:
-            if row.measure != mode:
-                continue
-            beside = next(
-                (r for r in rows if (r.measure, r.group, r.name) == (mode, row.group, first)), None
-            )
-            times = '-'
-            if beside and row.name != COPY:
-                pairs = zip(beside.samples, row.samples, strict=True)
-                times = format_spread(spread([base / own for base, own in pairs]))
-            cells.append(
-                (
-                    f'{row.group} {row.name}',
-                    format_spread(row.seconds, 1e6),
-                    f'{row.figures["bytes_per_second"] / 1e9:.4g}',
-                    format_spread(row.figures['share_of_copy']),
-                    times,
-                )
-            )
+        lines = []
+        for row in (row for row in bench.rows if row.measure == mode):
+            times, base = '-', rows.get((mode, row.group, first))
+            if base and row.name != COPY:
+                pairs = zip(base.samples, row.samples, strict=True)
+                times = Spread.of([theirs / own for theirs, own in pairs])
+            rate = f'{row.figures["bytes_per_second"] / 1e9:.4g}'
+            name, share = f'{row.group} {row.name}', row.figures['share_of_copy']
+            lines.append((name, row.seconds * 1e6, rate, share, times))
         header = (mode, 'microseconds', 'GB/s', "share of the copy's GB/s", f'times {first}')
-        table(f'Heat conduction, {mode} (median [quartiles])', header, cells)
-    if exponents:
-        sides = f'{min(args.exponent_sizes)} to {max(args.exponent_sizes)}'
-        cells = [
-            (f'{one["measure"]} {one["name"]}', format_spread(Spread(**one['exponent'])))
-            for one in exponents
+        bench.table(f'Heat conduction, {mode}', header, lines)
+    if bench.record['exponents']:
+        lines = [
+            (f'{one["measure"]} {one["name"]}', Spread(**one['exponent']))
+            for one in bench.record['exponents']
         ]
-        table(
-            f'Time grows as tokens to this power, squares of side {sides}, '
-            f'{args.exponent_channels} channels',
-            ('', 'exponent'),
-            cells,
+        title = (
+            f'Time grows as tokens to this power, squares of side {min(args.exponent_sizes)} to '
+            f'{max(args.exponent_sizes)}, {args.exponent_channels} channels'
         )
+        bench.table(title, ('', 'exponent'), lines)
 
 
-def draw(rows: list[Timed], exponents: list[dict], args: argparse.Namespace) -> None:
-    """Draw time and share of the copy over tokens."""
-    fitted = {(one['measure'], one['name']): one['exponent']['median'] for one in exponents}
-    drawn, axes = figure(2 * len(args.modes))
-    for mode, (times, shares) in zip(
-        args.modes, zip(axes[::2], axes[1::2], strict=True), strict=True
-    ):
-        own = [row for row in rows if row.measure == mode]
-        for name in dict.fromkeys(row.name for row in own):
-            label = name
-            if (mode, name) in fitted:
-                label += f' (power {fitted[mode, name]:.2f})'
-            points = sorted(
-                (_elements(row.group), row.seconds.median, row.figures['share_of_copy'].median)
-                for row in own
-                if row.name == name
-            )
-            elements, seconds, share = zip(*points, strict=True)
-            times.plot(elements, seconds, 'o-', label=label)
-            shares.plot(elements, share, 'o-', label=name)
-        times.set(xscale='log', yscale='log', title=mode, ylabel='seconds')
-        shares.set(xscale='log', title=mode, ylabel="share of the copy's bytes/s", ylim=0)
-        for axis in (times, shares):
-            axis.set_xlabel('elements of a map (H W C)')
-            axis.grid(alpha=0.3)
-        times.legend()
-    save_figure(drawn, args.plot)
-
-
-def _elements(group: str) -> int:
-    return math.prod(map(int, group.split('x')))
-
-
-def _shape(shape: Sequence[int]) -> str:
+def shape_name(shape: Sequence[int]) -> str:
+    """The inverse of :func:`map_shape`."""
     return 'x'.join(map(str, shape))
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix('torch.')
-
-
 if __name__ == '__main__':
-    sys.exit(run_command(main))
+    run(main)

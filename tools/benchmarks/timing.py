@@ -1,19 +1,17 @@
 """Time candidates against each other in interleaved rounds.
 
-A machine's speed drifts, and drifts for all who run then: so every round times every candidate,
-the order rotates from round to round, and what counts is the ratio to a baseline within a round.
+The speed of a machine drifts while a benchmark runs. So every round times every candidate, the
+order rotates from round to round, and what counts is the ratio to a baseline within one round.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-
-__all__ = ['Spread', 'measure', 'ratios', 'rounds', 'spread']
-
-_MOST_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -24,100 +22,98 @@ class Spread:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> 'Spread':
+        """Summarise samples; the quartiles of a single one are itself."""
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0])
+        low, median, high = statistics.quantiles(samples, n=4, method='inclusive')
+        return cls(median, low, high)
 
-def spread(samples: Sequence[float]) -> Spread:
-    """Summarise samples; of a single one the quartiles are itself."""
-    if len(samples) == 1:
-        return Spread(samples[0], samples[0], samples[0])
-    low, median, high = statistics.quantiles(samples, n=4, method='inclusive')
-    return Spread(median, low, high)
+    def __mul__(self, factor: float) -> 'Spread':
+        return Spread(self.median * factor, self.low * factor, self.high * factor)
 
-
-def ratios(samples: Mapping[str, Sequence[float]], baseline: str) -> dict[str, list[float]]:
-    """How many times as fast as the baseline each candidate was, round by round."""
-    return {
-        name: [base / own for base, own in zip(samples[baseline], values, strict=True)]
-        for name, values in samples.items()
-    }
+    def __str__(self) -> str:
+        return f'{_digits(self.median)} [{_digits(self.low)}, {_digits(self.high)}]'
 
 
-def rounds(names: Sequence[str], repetitions: int) -> Iterator[list[str]]:
-    """Orders of the rounds: each starts one name later than the one before."""
-    for i in range(repetitions):
-        start = i % len(names)
-        yield [*names[start:], *names[:start]]
+@dataclass
+class Timed:
+    """One candidate's samples of one measure.
+
+    Attributes:
+        measure: What was timed.
+        group: What it was timed on; ratios are within a group.
+        name: The candidate.
+        samples: Seconds of one call, one sample for each round.
+        seconds: Their median and quartiles.
+        baseline: The candidate that the ratio is to.
+        ratio: How many times as fast as the baseline, round by round.
+        figures: Further figures, such as images per second.
+    """
+
+    measure: str
+    group: str
+    name: str
+    samples: list[float]
+    seconds: Spread
+    baseline: str
+    ratio: Spread
+    figures: dict
 
 
 def measure(
     candidates: Mapping[str, Callable[[], object]],
-    device: torch.device,
     repetitions: int,
     sample_seconds: float = 0.02,
     each_alone: bool = False,
     tick: Callable[[str], None] = lambda name: None,
 ) -> dict[str, list[float]]:
-    """Seconds that one call of each candidate takes, one sample a round.
+    """Seconds that one call of each candidate takes, one sample for each round.
 
     Args:
         candidates: Calls to time, by name.
-        device: Where they run: CUDA events time a GPU.
         repetitions: Number of rounds.
-        sample_seconds: A sample is of as many calls in a row as last so long.
-        each_alone: Wait for each call before the next (latency), so that a GPU's work does not
-            hide what it takes to launch the next.
+        sample_seconds: A sample is the mean of as many calls as take so long.
+        each_alone: Wait for each call before the next (latency): otherwise a GPU computes while
+            the next call is launched.
         tick: Called after every sample with the candidate's name.
-
-    Returns:
-        Samples by name, in the order of the rounds.
     """
-    clock = _clock(device, each_alone)
-    iterations = {}
+
+    def seconds(run: Callable[[], object], calls: int) -> float:
+        start = now()
+        for _ in range(calls):
+            run()
+            if each_alone:
+                now()
+        return now() - start
+
+    calls = {}
     for name, run in candidates.items():
         # The first call allocates, compiles and chooses kernels; the second is warm.
-        clock(run, 1)
-        once = max(clock(run, 1), 1e-9)
+        seconds(run, 1)
+        once = seconds(run, 1)
         if once < sample_seconds:
-            # A single short call is too noisy to plan with.
-            once = max(clock(run, 3) / 3, 1e-9)
-        iterations[name] = min(_MOST_ITERATIONS, max(1, round(sample_seconds / once)))
+            once = seconds(run, 3) / 3  # A single short call is too noisy to plan with.
+        calls[name] = min(10_000, max(1, round(sample_seconds / max(once, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for order in rounds(list(candidates), repetitions):
+    order = deque(candidates)
+    for _ in range(repetitions):
         for name in order:
-            samples[name].append(clock(candidates[name], iterations[name]) / iterations[name])
+            samples[name].append(seconds(candidates[name], calls[name]) / calls[name])
             tick(name)
+        order.rotate(-1)
     return samples
 
 
-def _clock(device: torch.device, each_alone: bool) -> Callable[[Callable[[], object], int], float]:
-    """A function that gives the seconds of so many calls."""
-    if device.type != 'cuda':
+def now() -> float:
+    """Seconds of a clock, when a GPU that is in use has done its work."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
-        def seconds(run: Callable[[], object], iterations: int) -> float:
-            start = time.perf_counter()
-            for _ in range(iterations):
-                run()
-            return time.perf_counter() - start
 
-    elif each_alone:
-
-        def seconds(run: Callable[[], object], iterations: int) -> float:
-            torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            for _ in range(iterations):
-                run()
-                torch.cuda.synchronize(device)
-            return time.perf_counter() - start
-
-    else:
-
-        def seconds(run: Callable[[], object], iterations: int) -> float:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(device)
-            first.record()
-            for _ in range(iterations):
-                run()
-            last.record()
-            torch.cuda.synchronize(device)
-            return first.elapsed_time(last) / 1e3
-
-    return seconds
+def _digits(value: float) -> str:
+    """Three digits of a number, without an exponent."""
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 2
+    return f'{value:.{max(0, digits)}f}'

@@ -9,12 +9,10 @@ from types import ModuleType
 
 import pytest
 
-from mmvheat.command_line import run_command
-
 ROOT = Path(__file__).parents[3]
 BENCHMARKS = ROOT / 'tools' / 'benchmarks'
 # Few and short samples; one thread, for several wait for each other where cores are shared.
-QUICK = ('--device', 'cpu', '--threads', '1', '--repetitions', '3', '--sample-ms', '1')
+QUICK = ('--device', 'cpu', '--threads', '1', '--repetitions', '2', '--sample-ms', '0')
 
 
 @pytest.fixture(scope='session')
@@ -26,42 +24,31 @@ def load() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def outcome(load, capsys, tmp_path) -> Callable[..., tuple[int, str, str, dict | None]]:
+def outcome(load, capsys, tmp_path, monkeypatch) -> Callable[..., tuple]:
     """Run a benchmark in this process: status, stdout, stderr and what it wrote as JSON."""
 
     def outcome(script: str, *arguments: str) -> tuple[int, str, str, dict | None]:
-        file = tmp_path / f'{script}.json'
-        module = load(script)
+        file = tmp_path / 'record.json'
         argv = [*QUICK, '--json', str(file), *arguments]
-        try:
-            status = run_command(lambda: module.main(argv))
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
+        monkeypatch.setattr(sys, 'argv', [script, *argv])
+        with pytest.raises(SystemExit) as stop:
+            load('harness').run(lambda: load(script).main(argv))
         record = json.loads(file.read_text()) if file.exists() else None
-        return status, captured.out, captured.err, record
+        return stop.value.code, *capsys.readouterr(), record
 
     return outcome
 
 
 @pytest.fixture
-def process() -> Callable[..., subprocess.CompletedProcess]:
-    """Run a script of the benchmarks as a user does."""
+def start() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command as a user does."""
 
-    def process(script: str, *arguments: object, **environment: str):
-        interpreter = 'bash' if script.endswith('.sh') else sys.executable
-        env = os.environ | {
-            'PYTHON': sys.executable,
-            'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
-            'CUDA_VISIBLE_DEVICES': '-1',
-            'OMP_NUM_THREADS': '1',
-        }
-        return subprocess.run(
-            [interpreter, str(BENCHMARKS / script), *map(str, arguments)],
-            env=env | environment,
-            capture_output=True,
-            text=True,
-            timeout=250,
-        )
+    def start(*command: object, **environment: str) -> subprocess.CompletedProcess:
+        paths = f'{BENCHMARKS}:{ROOT}:{os.environ.get("PYTHONPATH", "")}'
+        env = {'PYTHONPATH': paths, 'PYTHON': sys.executable}
+        env |= {'CUDA_VISIBLE_DEVICES': '-1', 'OMP_NUM_THREADS': '1'} | environment
+        command = list(map(str, command))
+        options = {'capture_output': True, 'text': True, 'timeout': 250}
+        return subprocess.run(command, env=os.environ | env, **options)
 
-    return process
+    return start

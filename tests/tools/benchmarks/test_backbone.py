@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-MICRO = ('--models', 'vheat-micro', '--size', '32', '--batch', '2')
+MICRO = ('backbone', '--models', 'vheat-micro', '--size', '32', '--batch', '2')
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec('timm') is None, reason='timm is not installed'
 )
@@ -52,51 +52,51 @@ def published(tmp_path):
 
 def test_report(outcome, published, tmp_path):
     picture = tmp_path / 'picture.png'
-    status, out, err, record = outcome(
-        'backbone', *MICRO, '--published', published(), '--plot', str(picture)
-    )
+    status, out, err, record = outcome(*MICRO, '--published', published(), '--plot', str(picture))
     assert status == 0, err
     assert record['complete'] and record['failures'] == []
     rows = {(row['measure'], row['name']): row for row in record['results']}
-    assert set(rows) == {
+    assert list(rows) == [
         (phase, name)
         for phase in ('throughput', 'latency', 'training')
         for name in ('vheat', 'published')
-    }
+    ]
     for (phase, name), row in rows.items():
         assert row['group'] == 'micro' and row['baseline'] == 'published'
-        assert len(row['samples']) == 3 and row['figures']['images_per_second'] > 0
+        rate = row['figures']['images_per_second'] * row['seconds']['median']
+        assert rate == pytest.approx(1 if phase == 'latency' else 2)
         assert ('peak_bytes' in row['figures']) == (phase != 'latency')
         assert name != 'published' or row['ratio']['median'] == 1
     saved = [rows['training', name]['figures'] for name in ('vheat', 'published')]
     # The stand-in is our own code.
     assert saved[0]['saved_for_backward_bytes'] == saved[1]['saved_for_backward_bytes'] > 10_000
-    assert {(one['of'], one['against']) for one in record['agreements']} == {
+    assert [(one['of'], one['against']) for one in record['agreements']] == [
         ('micro classifier: vheat in float32', 'float64'),
         ('micro classifier: vheat in float32', 'published (inference form)'),
         ('micro classifier: vheat at batch 2 in float32', 'published (inference form)'),
         ('micro classifier: vheat in float32', 'published (gradients)'),
-    }
-    assert out.count('times published') == 3 and 'not measured' in out
+    ]
+    assert out.count('times published') == 3 and out.count('agrees: ') == 4
     assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
-    ('forgotten', 'said'),
+    ('forgotten', 'phase', 'against'),
     [
-        ('* (1 if self.training else 1.01)', 'vheat in float32 disagrees with published (infer'),
-        ('** (1 + self.training)', 'vheat in float32 disagrees with published (gradients)'),
+        ('* (1 if self.training else 1.01)', 'throughput', 'published (inference form)'),
+        ('** (1 + self.training)', 'training', 'published (gradients)'),
     ],
 )
-def test_published_code_that_disagrees_is_not_reported(outcome, published, forgotten, said):
-    phases = ('--phases', 'training') if 'gradients' in said else ('--phases', 'throughput')
+def test_published_code_that_disagrees_is_not_reported(
+    outcome, published, forgotten, phase, against
+):
     status, out, err, record = outcome(
-        'backbone', *MICRO, '--published', published(forgotten), *phases
+        *MICRO, '--published', published(forgotten), '--phases', phase
     )
-    assert status == 2
-    assert err.startswith(f'error: micro classifier: {said}') and err.count('\n') == 1
-    assert 'relative error' in err and 'tolerance' in err
-    assert 'times' not in out and record is None
+    assert status == 2 and err.count('\n') == 1
+    said = f'error: micro classifier: vheat in float32 disagrees with {against}: relative error '
+    assert err.startswith(said)
+    assert 'times' not in out and not record['complete'] and not record['results']
 
 
 def test_ours_that_disagrees_with_float64_is_not_reported(outcome, load, monkeypatch):
@@ -111,56 +111,51 @@ def test_ours_that_disagrees_with_float64_is_not_reported(outcome, load, monkeyp
         return model
 
     monkeypatch.setattr(backbone, 'build_model', imprecise)
-    status, _, err, record = outcome('backbone', *MICRO)
-    assert status == 2
+    status, _, err, record = outcome(*MICRO)
+    assert status == 2 and not record['results']
     assert 'vheat in float32 disagrees with float64: relative error 1.00e-02' in err
-    assert record is None
 
 
-@pytest.mark.parametrize('part', ['freq_embed', 'gamma1', 'op.to_k', 'op.dwconv', 'outnorm'])
-def test_every_part_shows_in_what_is_compared(load, part):
-    """With the weights of a fresh model a wrong operator would be below the tolerance."""
-    peers = load('peers')
-    ours, wrong = (peers.build_model('vheat', 'micro', (32, 32)).eval() for _ in range(2))
-    if part == 'gamma1':
-        ours, wrong = (
-            peers.build_model('vheat', 'micro', (32, 32), 'detection').eval() for _ in range(2)
-        )
-        part = 'norm1'
-    with torch.no_grad():
-        for name, parameter in wrong.named_parameters():
-            if part in name:
-                parameter.mul_(1.3)
-        images = torch.randn(1, 3, 32, 32)
-        error = load('agreement').worst_error(wrong(images), ours(images))
-    assert error > 5 * load('group').OUTPUT_TOLERANCES[torch.float32]
+def test_published_code_is_not_timed_without_ours_to_compare(outcome, load, published, monkeypatch):
+    def build(*arguments):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(load('backbone'), 'build_model', build)
+    status, _, err, record = outcome(
+        *MICRO, '--published', published(), '--phases', 'training', '--compile', 'eager'
+    )
+    assert status == 0, err
+    assert record['complete'] and record['results'] == []
+    failures = {one['name']: one['why'] for one in record['failures']}
+    assert list(failures) == ['vheat', 'vheat compiled', 'published', 'published compiled']
+    assert failures['vheat'] == 'out of memory'
 
 
 def test_detection_compiled_in_low_precision(outcome):
     status, out, err, record = outcome(
         *('backbone', '--models', 'vheat-micro', '--path', 'detection', '--size', '40', '52'),
-        *('--batch', '1', '--dtype', 'bfloat16', '--compile', 'aot_eager'),
+        *('--batch', '1', '--dtype', 'bfloat16', '--compile', 'eager'),
         *('--phases', 'throughput', 'training', '--baseline', 'vheat compiled'),
     )
     assert status == 0, err
     assert [(row['measure'], row['name'], row['baseline']) for row in record['results']] == [
-        ('throughput', 'vheat', 'vheat compiled'),
-        ('throughput', 'vheat compiled', 'vheat compiled'),
-        ('training', 'vheat', 'vheat compiled'),
-        ('training', 'vheat compiled', 'vheat compiled'),
+        (phase, name, 'vheat compiled')
+        for phase in ('throughput', 'training')
+        for name in ('vheat', 'vheat compiled')
     ]
     assert 'agrees: micro detection: vheat compiled in bfloat16 with vheat (gradients)' in out
 
 
 def test_compiling_that_takes_too_long_is_left_out(outcome):
-    status, out, err, record = outcome(
-        *('backbone', *MICRO, '--phases', 'throughput'),
-        *('--compile', 'aot_eager', '--compile-limit', '0'),
+    status, out, _, record = outcome(
+        *(*MICRO, '--phases', 'throughput', '--compile', 'eager', '--compile-limit', '0')
     )
     assert status == 0
     assert [row['name'] for row in record['results']] == ['vheat']
-    assert record['failures'][0]['name'] == 'vheat compiled'
-    assert 'vheat compiled  TimeoutError: not compiled: 0 s had passed' in out
+    where = {'group': 'micro', 'form': 'inference', 'name': 'vheat compiled'}
+    why = 'TimeoutError: not compiled: 0 s had passed'
+    assert record['failures'] == [{**where, 'why': why}]
+    assert why in out
 
 
 @needs_timm
@@ -177,9 +172,7 @@ def test_models_of_timm(outcome, path):
 
 @pytest.mark.gpu
 def test_on_a_gpu(outcome):
-    status, out, err, record = outcome(
-        'backbone', *MICRO, '--device', 'cuda', '--dtype', 'bfloat16', '--compile'
-    )
+    status, _, err, record = outcome(*MICRO, '--device', 'cuda', '--dtype', 'bfloat16', '--compile')
     assert status == 0, err
     for row in record['results']:
         assert row['measure'] == 'latency' or row['figures']['peak_bytes'] > 100_000

@@ -1,7 +1,10 @@
-"""The models that are timed: ours, the published code and others of the same size from timm."""
+"""The models that are timed: ours, the published code, and others of the same size from timm."""
 
 import importlib.util
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -12,38 +15,105 @@ from torch import Tensor, nn
 from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeat, VHeatArch
 
-__all__ = [
-    'MODELS',
-    'OURS',
-    'PATHS',
-    'PUBLISHED',
-    'build_model',
-    'build_published',
-    'check_timm',
-    'groups_of',
-    'load_published',
-    'published_name',
-    'timm_is_there',
-]
-
 OURS, PUBLISHED = 'vheat', 'published'
 PATHS = ('classifier', 'detection')
 CLASSES = 1000
-# The published detectors' embeddings are for images of this size, and fitted to each other one.
+# The frequency embeddings of the published detectors are of this size, and resized for each image.
 DETECTION_EMBEDDINGS = 512
 
-# Of no use but to try the benchmarks out.
-MICRO = VHeatArch(depths=(1, 1, 1, 1), dims=16)
-_ARCHS = {'micro': MICRO, **ARCHS}
-_TIMM = {
-    'swin': 'swin_{}_patch4_window7_224',
-    'convnext': 'convnext_{}',
-}
+# Micro is for trying the benchmarks out.
+_ARCHS = {'micro': VHeatArch(depths=(1, 1, 1, 1), dims=16), **ARCHS}
+_TIMM = {'swin': 'swin_{}_patch4_window7_224', 'convnext': 'convnext_{}'}
 _TIMM_MICRO = {
     'swin': {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)},
     'convnext': {'depths': (1, 1, 1, 1), 'dims': (16, 32, 64, 128)},
 }
+_SWIN_PATCH = 4
 MODELS = tuple(f'{family}-{scale}' for scale in _ARCHS for family in (OURS, *_TIMM))
+
+
+@dataclass
+class Group:
+    """Models that are timed together, in one form, and what all of them are given.
+
+    Attributes:
+        name: Ratios are within the group of this name.
+        what: What messages call it.
+        path: ``'classifier'`` or ``'detection'``.
+        shape: Shape of the images.
+        dtype: The precision that is timed: autocast's, if not float32.
+        device: Where they run.
+        layout: Memory format of images and models.
+        models: The models by name, ``'... compiled'`` among them.
+    """
+
+    name: str
+    what: str
+    path: str
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.memory_format = torch.contiguous_format
+    models: dict[str, nn.Module] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Random images; they are made at the first use, for they may not fit into memory."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        images = torch.randn(self.shape, generator=generator, device=self.device)
+        return images.to(memory_format=self.layout)
+
+    @cached_property
+    def one(self) -> Tensor:
+        """The first of the images, in memory of its own."""
+        return self.images[:1].clone(memory_format=torch.preserve_format)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Random classes of the images."""
+        generator = torch.Generator(self.device).manual_seed(1)
+        return torch.randint(CLASSES, self.shape[:1], generator=generator, device=self.device)
+
+    def add(self, name: str, build: Callable[[], nn.Module], training: bool) -> None:
+        """Build a model where the images are."""
+        with self.device:
+            model = build().train(training)
+        self.models[name] = model.to(self.device, memory_format=self.layout)
+
+    def infer(self, name: str, images: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Run a model for inference, in the precision that is timed or in another."""
+        with torch.no_grad(), self._autocast(dtype):
+            return as_tensors(self.models[name](images))
+
+    def loss(self, name: str, images: int | None = None, dtype: torch.dtype | None = None):
+        """Cross entropy of logits; mean square of maps, as the heads of detectors are not timed.
+
+        Args:
+            name: The model.
+            images: How many of the images; None for all.
+            dtype: The precision; None for the one that is timed.
+        """
+        with self._autocast(dtype):
+            outputs = as_tensors(self.models[name](self.images[:images]))
+            if self.path == 'classifier':
+                return F.cross_entropy(outputs[0], self.labels[:images])
+        return sum(one.float().square().mean() for one in outputs)
+
+    def gradients(
+        self,
+        name: str,
+        parameters: Sequence[str] = (),
+        images: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> list[Tensor]:
+        """Gradients of the named parameters in their order, or of all; see :meth:`loss`."""
+        known = dict(self.models[name].named_parameters())
+        wanted = [known[one] for one in parameters or known]
+        return list(torch.autograd.grad(self.loss(name, images, dtype), wanted))
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        dtype = dtype or self.dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
 
 class Classifier(nn.Module):
@@ -67,7 +137,7 @@ class Classifier(nn.Module):
 
 
 class PublishedFeatures(nn.Module):
-    """The published layers, run so as to give the maps of all stages as detectors need them.
+    """The published layers, run so that they give the maps of all stages, as detectors need them.
 
     The published class for that needs mmdet; this one calls the same modules in the same order.
 
@@ -101,43 +171,42 @@ class PublishedFeatures(nn.Module):
         return tuple(maps)
 
 
-class PaddedFeatures(nn.Module):
-    """A model of timm's whose images are padded to whole patches first.
-
-    Args:
-        model: A model that returns the maps of all stages.
-        patch: Side of a patch.
-    """
-
-    def __init__(self, model: nn.Module, patch: int) -> None:
-        super().__init__()
-        self.model = model
-        self.patch = patch
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images to the maps of all stages, in timm's layout."""
-        height, width = images.shape[2:]
-        return self.model(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
+def as_tensors(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Logits or maps, always as a list."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def groups_of(models: list[str], with_published: bool) -> dict[str, list[str]]:
+def groups_of(models: Sequence[str], with_published: bool) -> dict[str, list[str]]:
     """Sort models by their size; the published code goes with every vHeat.
 
     Raises:
-        UserError: If a model is unknown, or the published code has nothing to go with.
+        UserError: If the published code has nothing to go with.
     """
     groups: dict[str, list[str]] = {}
     for model in dict.fromkeys(models):
-        if model not in MODELS:
-            raise UserError(f'unknown model {model!r}: use {", ".join(MODELS)}')
         family, _, scale = model.partition('-')
         groups.setdefault(scale, []).append(family)
-    for families in groups.values():
-        if with_published and OURS in families:
-            families.insert(families.index(OURS) + 1, PUBLISHED)
+        if with_published and family == OURS:
+            groups[scale].append(PUBLISHED)
     if with_published and not any(PUBLISHED in families for families in groups.values()):
         raise UserError('--published is compared with vHeat: give a vheat model too')
     return groups
+
+
+def timm_is_there() -> bool:
+    """Whether timm is installed."""
+    return importlib.util.find_spec('timm') is not None
+
+
+def check_timm(models: Sequence[str]) -> None:
+    """Refuse the models of timm where it is not installed.
+
+    Raises:
+        UserError: If it is missing.
+    """
+    for model in models:
+        if model.partition('-')[0] in _TIMM and not timm_is_there():
+            raise UserError(f'{model} needs timm: pip install timm, or leave it out of --models')
 
 
 def build_model(
@@ -162,27 +231,10 @@ def build_model(
     arch = _ARCHS[scale]
     if path == 'classifier':
         model = Classifier(arch, image_size)
-        _make_all_parts_count(model.trunk)
-        return model
-    model = VHeat(arch, img_size=DETECTION_EMBEDDINGS, drop_path_rate=0.0)
+    else:
+        model = VHeat(arch, img_size=DETECTION_EMBEDDINGS, drop_path_rate=0.0)
     _make_all_parts_count(model)
     return model
-
-
-def check_timm(models: list[str]) -> None:
-    """Refuse timm's models where it is not installed.
-
-    Raises:
-        UserError: If it is missing.
-    """
-    for model in models:
-        if model.partition('-')[0] in _TIMM and not timm_is_there():
-            raise UserError(f'{model} needs timm: pip install timm, or leave it out of --models')
-
-
-def timm_is_there() -> bool:
-    """Whether timm is installed."""
-    return importlib.util.find_spec('timm') is not None
 
 
 def load_published(root: Path) -> ModuleType:
@@ -211,19 +263,13 @@ def load_published(root: Path) -> ModuleType:
 
 
 def build_published(
-    module: ModuleType,
-    scale: str,
-    ours: nn.Module,
-    image_size: tuple[int, int],
-    path: str,
-    training: bool,
+    module: ModuleType, scale: str, image_size: tuple[int, int], path: str, training: bool
 ) -> nn.Module:
     """Build the published model with the arch and the weights of ours.
 
     Args:
         module: What :func:`load_published` gave.
         scale: Size of the model.
-        ours: Our model.
         image_size: Height and width of the images.
         path: ``'classifier'`` or ``'detection'``.
         training: Leave it in its training form; for inference its classifier has another.
@@ -252,9 +298,8 @@ def build_published(
     )
     if path == 'detection':
         model = PublishedFeatures(model, arch.dims)
-    model.load_state_dict(
-        {published_name(name, path): value for name, value in ours.state_dict().items()}
-    )
+    weights = build_model(OURS, scale, image_size, path).state_dict()
+    model.load_state_dict({published_name(name, path): one for name, one in weights.items()})
     if folded:
         with torch.no_grad():
             model.infer_init()
@@ -282,31 +327,36 @@ def _build_timm(
     import timm
 
     settings: dict = {'drop_path_rate': 0.0}
+    settings |= {'features_only': True} if path == 'detection' else {'num_classes': CLASSES}
     if scale == 'micro':
         settings |= _TIMM_MICRO[family]
-    patch = 4
     if family == 'swin':
-        settings['img_size'] = tuple(side + -side % patch for side in image_size)
+        settings['img_size'] = tuple(side + -side % _SWIN_PATCH for side in image_size)
         if window is not None:
             settings['window_size'] = window
-    if path == 'detection':
-        settings['features_only'] = True
-    else:
-        settings['num_classes'] = CLASSES
     name = _TIMM[family].format('tiny' if scale == 'micro' else scale)
     model = timm.create_model(name, pretrained=False, **settings)
-    padded = family == 'swin' and any(side % patch for side in image_size)
-    return PaddedFeatures(model, patch) if padded else model
+    if family == 'swin':
+        model.register_forward_pre_hook(_pad_to_patches)
+    return model
+
+
+def _pad_to_patches(module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+    """Swin takes whole patches alone: a hook that pads its images."""
+    height, width = inputs[0].shape[2:]
+    if height % _SWIN_PATCH or width % _SWIN_PATCH:
+        return F.pad(inputs[0], (0, -width % _SWIN_PATCH, 0, -height % _SWIN_PATCH))
+    return None
 
 
 @torch.no_grad()
-def _make_all_parts_count(backbone: VHeat) -> None:
-    """Give the weights a size at which every part shows in the output.
+def _make_all_parts_count(model: nn.Module) -> None:
+    """Give the weights of vHeat a size at which every part shows in the output.
 
-    As training starts, layer scales of 1e-5 and diffusivities of almost 0 would hide a wrong
+    At the start of training, layer scales of 1e-5 and diffusivities of almost 0 would hide a wrong
     operator from the comparison. The time that a model takes does not depend on it.
     """
-    for name, parameter in backbone.named_parameters():
+    for name, parameter in model.named_parameters():
         if 'gamma' in name:
             parameter.fill_(0.5)
         elif 'freq_embed' in name:

@@ -1,0 +1,394 @@
+"""What all benchmarks share: options, progress, failures, tables, pictures and the JSON record."""
+
+import argparse
+import contextlib
+import datetime
+import gc
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from timing import Spread, Timed, measure
+
+from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.errors import UserError
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a benchmark as this process; a mistake of the user is one line and exit status 2."""
+    sys.exit(run_command(main))
+
+
+class _Stopped(BaseException):
+    """SIGTERM came. Not an ``Exception``: it is no failure of a candidate."""
+
+
+class Benchmark:
+    """One run of a benchmark: it times candidates, shows progress and keeps the record.
+
+    As a context manager it ends on SIGTERM, which timeout(1) sends: what was measured before is
+    kept, and the program goes on behind the block.
+
+    Args:
+        name: Name of the benchmark.
+        args: The command line, parsed by :func:`make_parser`.
+        samples: Number of samples in all.
+        what: What is timed, for the line that is printed first.
+
+    Attributes:
+        rows: What was timed.
+        agreements: What was compared (``checks.py``).
+        failures: Candidates that cannot run, and why.
+        record: What is written as JSON, these three among it.
+    """
+
+    def __init__(self, name: str, args: argparse.Namespace, samples: int, what: str) -> None:
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        self.args = args
+        self.rows: list[Timed] = []
+        self.agreements: list[dict] = []
+        self.failures: list[dict[str, str]] = []
+        self.record = {
+            'benchmark': name,
+            # Without folders: the paths of this machine are of no use to others.
+            'command': ' '.join(re.sub(r'(^|=)/.*/', r'\1', argument) for argument in sys.argv),
+            'began': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+            'complete': False,
+            'environment': _environment(args.device),
+            'options': vars(args),
+            'agreements': self.agreements,
+            'results': self.rows,
+            'failures': self.failures,
+        }
+        self._what = what
+        plain = {'markup': False, 'highlight': False, 'emoji': False}
+        self._out = Console(width=None if sys.stdout.isatty() else 200, **plain)
+        self._err = Console(stderr=True, soft_wrap=True, **plain)
+        console = self._out if self._out.is_terminal else self._err
+        self._live = console.is_terminal
+        self._bar = Progress(
+            *([BarColumn()] if self._live else []),
+            MofNCompleteColumn(),
+            TextColumn('samples, left'),
+            TimeRemainingColumn(),
+            TextColumn('{task.description}', markup=False),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=self._err.is_terminal,
+        )
+        self._task = self._bar.add_task('', total=samples)
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> 'Benchmark':
+        self.write()
+        machine, args = self.record['environment'], self.args
+        self.say(
+            f'{machine["device"]}, threads {machine["threads"]}, torch {machine["torch"]}, '
+            f'{args.dtype}, {self._what}, batch {args.batch}'
+        )
+
+        def stop(*_: object) -> NoReturn:
+            raise _Stopped
+
+        self._handler = signal.signal(signal.SIGTERM, stop)
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        signal.signal(signal.SIGTERM, self._handler)
+        if self._live:
+            self._bar.stop()
+        if kind in (None, _Stopped):
+            self.record['complete'] = kind is None
+            self.write()
+        if kind is _Stopped:
+            self._err.print('stopped: only what was measured before is reported')
+        return kind is _Stopped
+
+    def tick(self, text: str, samples: int = 1) -> None:
+        """Count samples that are done, or that will not come."""
+        self._bar.update(self._task, advance=samples, description=text)
+        now = time.monotonic()
+        if not self._live and now - self._shown >= _SECONDS_BETWEEN_LINES:
+            self._shown = now
+            self._err.print(self._bar.get_renderable())
+
+    @contextlib.contextmanager
+    def attempt(
+        self, name: str, samples: int, also: tuple[type[Exception], ...] = (), **where: str
+    ) -> Iterator[None]:
+        """Note why a candidate cannot run, and go on with the others.
+
+        Args:
+            name: The candidate.
+            samples: How many samples will not come if it fails.
+            also: User errors to note too; all others are let through.
+            where: What the failure's record says beside name and reason.
+        """
+        try:
+            yield
+            return
+        except UserError as error:
+            if not isinstance(error, also):
+                raise
+            why = str(error)
+        except Exception as error:
+            why = _reason(error)
+        self.failures.append({**where, 'name': name, 'why': why})
+        self._err.print(f'{name} ({", ".join(where.values())}): {why}')
+        self.tick(name, samples)
+
+    def time(
+        self,
+        what: str,
+        group: str,
+        calls: Mapping[str, Callable[[], object]],
+        baselines: Sequence[str | None] = (),
+        each_alone: bool = False,
+    ) -> list[Timed]:
+        """Time candidates and keep the results; :meth:`write` them when their figures are set.
+
+        Args:
+            what: What is timed.
+            group: What it is timed on.
+            calls: The candidates.
+            baselines: The first of them that is a candidate is the baseline, else the first
+                candidate is.
+            each_alone: See :func:`measure`.
+        """
+        samples = measure(
+            calls,
+            self.args.repetitions,
+            self.args.sample_ms / 1e3,
+            each_alone,
+            lambda name: self.tick(f'{name} ({group}), {what}'),
+        )
+        baseline = next((name for name in (*baselines, *samples) if name in samples), '')
+        rows = []
+        for name, own in samples.items():
+            seconds = Spread.of(own)
+            ratio = Spread.of([a / b for a, b in zip(samples[baseline], own, strict=True)])
+            rows.append(Timed(what, group, name, own, seconds, baseline, ratio, {}))
+        self.rows += rows
+        return rows
+
+    def write(self) -> None:
+        """Write the record anew, so that what was measured is never lost."""
+        path = self.args.json
+        if path is None:
+            return
+        text = json.dumps(self.record, indent=1, default=_plain)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + '\n')
+        except OSError as error:
+            raise UserError(f'cannot write {path}: {error.strerror}') from error
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._out.print(text, soft_wrap=True)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table; its first column is text, the others are numbers."""
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+        for i, name in enumerate(header):
+            table.add_column(name, justify='right' if i else 'left')
+        for row in rows:
+            table.add_row(*map(str, row))
+        self.say(f'\n{title} (median [quartiles])')
+        self._out.print(table)
+
+    def draw(self, *keys: str) -> None:
+        """Draw figures of all rows over their groups, if the command line asks for a picture.
+
+        Args:
+            keys: A panel for each of these attributes or figures, and for each measure.
+        """
+        if not self.args.plot:
+            return
+        from matplotlib.figure import Figure
+
+        panels: dict[str, dict[str, dict[str, float]]] = {}
+        for row in sorted(self.rows, key=lambda row: _size(row.group)):
+            for key in keys:
+                title = f'{row.measure}: {key.replace("_", " ")}'
+                value = (vars(row) | row.figures).get(key)
+                if value is not None:
+                    curve = panels.setdefault(title, {}).setdefault(row.name, {})
+                    curve[row.group] = value.median if isinstance(value, Spread) else value
+        drawn = Figure(figsize=(5.2 * max(1, len(panels)), 4), layout='constrained')
+        axes = drawn.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for (title, curves), axis in zip(panels.items(), axes, strict=False):
+            for name, curve in curves.items():
+                axis.plot(list(curve), list(curve.values()), 'o-', label=name)
+            axis.set(title=title, yscale='log')
+            axis.tick_params('x', rotation=45)
+            axis.grid(alpha=0.3)
+            axis.legend()
+        try:
+            self.args.plot.parent.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(self.args.plot, dpi=120)
+        except OSError as error:
+            raise UserError(f'cannot write {self.args.plot}: {error.strerror}') from error
+
+
+def make_parser(description: str, repetitions: int, plural: str) -> OneLineParser:
+    """Make a parser with the options that all benchmarks share.
+
+    Args:
+        description: Docstring of the benchmark; its first line is shown.
+        repetitions: Default number of rounds.
+        plural: What ``--batch`` counts.
+    """
+    parser = OneLineParser(description=description.partition('\n')[0])
+    add = parser.add_argument
+    add('--batch', type=positive, default=8, metavar='N', help=f'{plural} at once (8)')
+    add('--device', type=_device, default='auto', help='cpu, cuda, cuda:1; auto: a GPU, else cpu')
+    add('--dtype', choices=list(DTYPES), default='float32')
+    add('--threads', type=positive, metavar='N', help="threads of torch's CPU part")
+    text = f'rounds, each of one sample of every candidate ({repetitions})'
+    add('--repetitions', type=positive, default=repetitions, metavar='N', help=text)
+    text = 'a sample is the mean of as many calls as take so many milliseconds (20)'
+    add('--sample-ms', type=seconds, default=20.0, metavar='MS', help=text)
+    text = 'time every candidate compiled too, by torch.compile with this backend (inductor)'
+    add('--compile', type=_backend, nargs='?', const='inductor', metavar='BACKEND', help=text)
+    add('--json', type=Path, metavar='FILE', help='write all samples there')
+    add('--plot', type=_picture, metavar='FILE', help='draw a picture (matplotlib)')
+    return parser
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not >= 1')
+    return number
+
+
+def seconds(text: str) -> float:
+    """A duration, for argparse."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f'{text} is not >= 0')
+    return number
+
+
+def _device(text: str) -> torch.device:
+    if text == 'auto':
+        text = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', text):
+        raise argparse.ArgumentTypeError(f'cpu or cuda[:N], got {text!r}')
+    device, count = torch.device(text), torch.cuda.device_count()
+    if device.type == 'cuda':
+        if (device.index or 0) >= count:
+            message = f'{text}, but torch finds {count} CUDA GPUs: use --device cpu'
+            raise argparse.ArgumentTypeError(message)
+        torch.cuda.set_device(device.index or 0)
+    return device
+
+
+def _backend(text: str) -> str:
+    known = torch.compiler.list_backends(exclude_tags=())
+    if text not in known:
+        message = f'torch.compile has no backend {text!r}: it has {", ".join(known)}'
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _picture(text: str) -> Path:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise argparse.ArgumentTypeError('needs matplotlib: pip install matplotlib') from error
+    path, known = Path(text), Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise argparse.ArgumentTypeError(f'{text} ends in none of .{", .".join(known)}')
+    return path
+
+
+def release(device: torch.device) -> None:
+    """Give back memory that is no longer used, so that the next find the device empty."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a candidate cannot run."""
+    # torch says it for the CPU with a bare RuntimeError.
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return 'out of memory'
+    first = next(iter(str(error).strip().splitlines()), '')
+    return f'{type(error).__name__}: {first}'[:120]
+
+
+def _size(group: str) -> int:
+    """Product of the numbers in the name of a group."""
+    return math.prod(map(int, re.findall(r'\d+', group)))
+
+
+def _plain(value: object) -> object:
+    """What JSON has for a value that it does not know."""
+    if isinstance(value, Timed):
+        return asdict(value)
+    return value.name if isinstance(value, Path) and value.is_absolute() else str(value)
+
+
+def _environment(device: torch.device) -> dict[str, object]:
+    """Say what the figures are measured on and with."""
+    cuda, versions = device.type == 'cuda', {}
+    for package in ('triton', 'timm'):
+        versions[package] = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        'device': torch.cuda.get_device_name(device) if cuda else _processor(),
+        'device_type': device.type,
+        'threads': torch.get_num_threads(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        **versions,
+        'cuda': torch.version.cuda if cuda else None,
+        'cudnn': torch.backends.cudnn.version() if cuda else None,
+        'commit': _commit(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r'^model name\s*: (.*)', Path('/proc/cpuinfo').read_text(), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The clone's commit, with a + where files differ from it."""
+    command = ['git', 'describe', '--always', '--exclude=*', '--abbrev=40', '--dirty=+']
+    options = {'cwd': Path(__file__).parent, 'capture_output': True, 'text': True, 'timeout': 20}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, check=True, **options).stdout.strip()
+    return None
