@@ -1,6 +1,7 @@
 """A bounded cache for tensors that follow from a model's weights, for inference."""
 
 import ctypes
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -170,7 +171,7 @@ def _are_equal(sources: Sequence[Tensor], copies: Sequence[Tensor]) -> bool:
 
 # The cheapest exact comparison measured: 0.4 of torch.equal's time, 0.6 on integers, with no
 # threads to wake, and other Python threads run meanwhile.
-_memcmp = ctypes.CDLL(None).memcmp
+_memcmp = (ctypes.cdll.msvcrt if sys.platform == 'win32' else ctypes.CDLL(None)).memcmp
 _memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
 

@@ -33,7 +33,7 @@ def test_mmengine_reads_its_own_checkpoints(tmp_path):
 
 def test_code_is_refused_all_the_same(tmp_path):
     torch.save({'state_dict': print}, tmp_path / 'evil.pth')
-    with pytest.raises(ValueError, match="wants to load 'print', which could run code"):
+    with pytest.raises(ValueError, match="wants to load 'builtins.print', which could run code"):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'evil.pth'))
 
 
