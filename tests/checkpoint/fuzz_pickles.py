@@ -76,7 +76,7 @@ def checkpoint_pickle(extra: bytes, protocol: int = 2) -> bytes:
     return b'\x80' + bytes([protocol]) + py(good) + b'.'
 
 
-# What the tests of fickling and picklescan and reports about both know, and what torch, NumPy,
+# What scanners of pickles (fickling, picklescan) warn of, from memory, and what torch, NumPy,
 # mmengine and this package offer on top: module, name and arguments, where CANARY is a path that
 # must not come into being and COMMAND a shell command that would make it.
 _CODE = "import os; os.mkdir('CANARY')"

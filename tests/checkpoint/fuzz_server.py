@@ -29,7 +29,10 @@ __all__ = ['FLOOR', 'Outcome', 'Server']
 # What a case may take whatever its size: pickle_check's floor for what a pickle makes, its own
 # stand-ins and torch's copy of them, and a converter's tables.
 FLOOR = 64 << 20
-SECONDS = 60
+# Of the processor: another process's load is no hang of ours.
+CPU_SECONDS = 60
+# And of waiting, for what waits for ever, such as the other end of a FIFO.
+SECONDS = 600
 _SCRIPT = Path(__file__).parents[2] / 'interpolate4downstream.py'
 _NEW_SIZE = 96
 
@@ -63,7 +66,9 @@ class Server:
     def _start(self) -> None:
         context = multiprocessing.get_context('fork')
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.root), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, self.pipe, self.root), daemon=True
+        )
         self.process.start()
         theirs.close()
         if not self.pipe.poll(SECONDS) or self.pipe.recv() != 'ready':
@@ -73,10 +78,13 @@ class Server:
         """Run one case."""
         path = make(case, self.root)
         self.pipe.send((case.name, case.must, os.fspath(path)))
+        waited, before = 0, self._cpu_seconds()
         try:
-            if self.pipe.poll(SECONDS):
-                return self.pipe.recv()
-            fault = f'hangs: nothing after {SECONDS} s'
+            while waited < SECONDS and self._cpu_seconds() - before < CPU_SECONDS:
+                if self.pipe.poll(1):
+                    return self.pipe.recv()
+                waited += 1
+            fault = f'hangs: nothing after {waited} s'
         except EOFError:
             self.process.join()
             fault = f'crashes the process, which ends with {self.process.exitcode}'
@@ -84,6 +92,12 @@ class Server:
         self.process.join()
         self._start()
         return Outcome('lost', [fault])
+
+    def _cpu_seconds(self) -> float:
+        """Time the child has had on the processor, in seconds."""
+        # Fields are counted behind the name in brackets, which may hold anything.
+        fields = Path(f'/proc/{self.process.pid}/stat').read_text().rpartition(')')[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     def close(self) -> None:
         """End the child."""
@@ -100,8 +114,9 @@ def make(case: Case, root: Path) -> Path:
     return case.make(root / 'in')
 
 
-def _serve(pipe: Any, root: Path) -> None:
+def _serve(pipe: Any, others: Any, root: Path) -> None:
     """Answer to cases until the other end is closed."""
+    others.close()
     runner = _Runner(root)
     pipe.send('ready')
     while True:

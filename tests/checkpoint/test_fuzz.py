@@ -33,14 +33,13 @@ def server(tmp_path_factory):
 def figures(pytestconfig):
     lines = []
     yield lines
-    reporter = pytestconfig.pluginmanager.get_plugin('terminalreporter')
+    plugins = pytestconfig.pluginmanager
+    reporter, capture = (plugins.get_plugin(n) for n in ('terminalreporter', 'capturemanager'))
     if reporter and FULL:
-        reporter.write_line(
-            f'\n| cases (torch {torch.__version__}) | all | read | refused | peak |'
-        )
-        reporter.write_line('| --- | --- | --- | --- | --- |')
-        for line in lines:
-            reporter.write_line(line)
+        names = f'\n| torch {torch.__version__} | cases | read | refused | peak |'
+        with capture.global_and_fixture_disabled():
+            for line in [names, '| - | - | - | - | - |', *lines]:
+                reporter.write_line(line)
 
 
 def chosen(family):

@@ -198,7 +198,7 @@ def pickled(name, data, **records):
 @pytest.mark.parametrize(
     'name, old, new, says',
     [
-        # Two floats that claim to be 64: torch reads what lies in memory behind them.
+        # Two floats that claim to be 64: mapped, torch takes the next bytes of the file.
         ('data.pkl', b'K\x02t', b'K\x40t', r"lacks data: its storage '0' has 8 bytes, not 256"),
         # A name that torch finds whatever its case, so which of the two it reads is chance.
         ('data/0', b'', b'', "holds 'archive/DATA/0' twice"),
