@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from torch import Size, Tensor
 
+from .names import EMBEDDING
+
 __all__ = ['WeightsFit', 'compare_weights']
 
-_EMBEDDING = re.compile(r'(.*\.)?freq_embed\.\d+')
+_EMBEDDING = re.compile(rf'(?:.*\.)?{EMBEDDING.pattern}')
 _SHOWN = 3
+_STAGES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -18,14 +21,15 @@ class WeightsFit:
 
     Attributes:
         matched: Number of keys that both have in one shape, or that are resized.
-        resized: Frequency embeddings of another height and width, which the backbone fits.
+        resized: Frequency embeddings of another height and width, which the backbone fits, with
+            their shapes in the checkpoint and in the model.
         missing: Keys that the model wants and the checkpoint lacks.
         unexpected: Keys that the checkpoint has and the model does not want.
         misshaped: Shapes in the checkpoint and in the model by key.
     """
 
     matched: int
-    resized: tuple[str, ...]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -49,7 +53,10 @@ class WeightsFit:
     def counts(self, shown: int = _SHOWN) -> str:
         """Count all kinds in one line, and name the keys of those that do not fit."""
         kinds = {'missing': self.missing, 'unexpected': self.unexpected}
-        parts = [f'{self.matched} keys matched', f'{len(self.resized)} of them resized']
+        sizes = [f'{k} {_grid(had)} -> {_grid(want)}' for k, (had, want) in self.resized.items()]
+        parts = [f'{self.matched} keys matched']
+        # The stages are few, and what their embeddings were made for is worth knowing.
+        parts += [f'{len(sizes)} of them resized{_list(sizes, _STAGES_SHOWN)}']
         parts += [f'{len(found)} {kind}{_list(found, shown)}' for kind, found in kinds.items()]
         if self.misshaped:
             shapes = [f'{key} {had}, not {want}' for key, (had, want) in self.misshaped.items()]
@@ -73,14 +80,14 @@ def compare_weights(
     Returns:
         What fits, and what does not.
     """
-    misshaped, resized = {}, []
+    misshaped, resized = {}, {}
     both = expected.keys() & weights.keys()
     for name in sorted(both):
         given, wanted = _shape(weights[name]), _shape(expected[name])
         if given == wanted:
             continue
         if _EMBEDDING.fullmatch(name) and len(given) == 3 and given[2] == wanted[2]:
-            resized.append(name)
+            resized[name] = given, wanted
         else:
             misshaped[name] = given, wanted
 
@@ -96,7 +103,7 @@ def compare_weights(
 
     return WeightsFit(
         matched=len(both) - len(misshaped),
-        resized=tuple(resized),
+        resized=resized,
         missing=beyond(expected, weights),
         unexpected=beyond(weights, expected),
         misshaped=misshaped,
@@ -105,6 +112,10 @@ def compare_weights(
 
 def _shape(tensor: Tensor | Size) -> tuple[int, ...]:
     return tuple(getattr(tensor, 'shape', tensor))
+
+
+def _grid(shape: tuple[int, ...]) -> str:
+    return f'{shape[0]}x{shape[1]}'
 
 
 def _name(keys: tuple[str, ...] | list[str], shown: int) -> str:

@@ -10,6 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Size, Tensor, nn
 
 from mmvheat.checkpoint.fit import WeightsFit, compare_weights
+from mmvheat.checkpoint.names import EMBEDDING, OPERATOR
 from mmvheat.errors import UserError
 
 __all__ = ['check_start', 'check_weights_fit', 'describe_arch', 'report_weights', 'weights_of']
@@ -20,8 +21,8 @@ Model = nn.Module | Mapping[str, Size]
 _TRAINING_ONLY = ('auxiliary_head.',)
 # Layers that have an output for every class, and how many outputs they have beside.
 _CLASS_LAYERS = {'head.fc': 0, 'fc_cls': 1, 'conv_seg': 0}
-_EMBEDDING = re.compile(r'(.*\.)?freq_embed\.\d+')
-_BLOCK = re.compile(r'(?:.*\.)?layers\.(\d+)\.(\d+)\.op\..*')
+_EMBEDDING = re.compile(rf'(?:.*\.)?{EMBEDDING.pattern}')
+_BLOCK = re.compile(rf'(?:.*\.)?{OPERATOR.pattern}')
 
 
 def describe_arch(weights: Mapping[str, Tensor | Size]) -> str:

@@ -1,6 +1,5 @@
 """What a vHeat backbone does with a state dict before it loads it."""
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvheat.errors import UserError
@@ -19,7 +18,7 @@ def prepare_state_dict(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Hold the form to the backbone's and resize frequency embeddings, with one log line.
+    """Hold the form to the backbone's and resize frequency embeddings.
 
     Args:
         module: The backbone.
@@ -68,7 +67,6 @@ def prepare_state_dict(
 
 def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Resize the embeddings of a checkpoint to those of the backbone."""
-    resized = []
     for i, embed in enumerate(module.freq_embed):
         key = f'{prefix}freq_embed.{i}'
         given = state_dict.get(key)
@@ -77,6 +75,3 @@ def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: s
         if given.size(2) != embed.size(2):
             continue  # another arch: torch reports the mismatch
         state_dict[key] = resize_freq_embed(given, tuple(embed.shape[:2]))
-        resized.append(f'{key} {given.size(0)}x{given.size(1)} -> {embed.size(0)}x{embed.size(1)}')
-    if resized:
-        print_log(f'Fit frequency embeddings by bicubic: {", ".join(resized)}', logger='current')

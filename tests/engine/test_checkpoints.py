@@ -279,7 +279,11 @@ def test_all_that_fits_is_counted(logged, shapes):
         model = {name: tensor.shape for name, tensor in model.state_dict().items()}
     check_start(model, weights, 'c.pth')
     report_weights(model, weights, 'c.pth')
-    line = f'Load c.pth: {len(weights)} keys matched, 1 of them resized, 0 missing, 0 unexpected'
+    height, width = _detector().backbone.freq_embed[0].shape[:2]
+    line = (
+        f'Load c.pth: {len(weights)} keys matched, 1 of them resized (backbone.freq_embed.0 '
+        f'3x5 -> {height}x{width}), 0 missing, 0 unexpected'
+    )
     assert logged == [(INFO, line)]
 
 

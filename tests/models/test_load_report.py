@@ -66,7 +66,8 @@ def test_all_is_counted(load, said, tmp_path):
     LOADS[load](build(), state, tmp_path / 'x.pth')
     (record,) = said()
     assert record.getMessage() == (
-        f'Load VHeat: {total - 2} keys matched, 2 of them resized, '
+        f'Load VHeat: {total - 2} keys matched, 2 of them resized '
+        '(freq_embed.0 16x16 -> 8x8, freq_embed.1 8x8 -> 4x4), '
         '2 missing (outnorm0.bias, outnorm1.bias), 1 unexpected (head.fc.weight)'
     )
     assert record.levelno == logging.INFO
