@@ -27,11 +27,8 @@ PLANTED = {
     'tools/fold_for_inference.py w.pth out.pth --size 64': LOCAL_FILE,
     'interpolate4downstream.py --pt_pth w.pth --pt_size 64 --tg_pth o.pth --tg_size 96': LOCAL_FILE,
     'tools/prepare_digits.py --data-root d': ('mmvheat.datasets.prepare', 'check_root'),
-    'tools/benchmarks/backbone.py --models vheat-micro --device cpu': (
-        'mmvheat.models.vheat', 'resolve_arch',
-    ),
     'mmvheat/engine/launch.py 1 tools/test.py': ('mmvheat.engine.launch', 'uses_cpu'),
-}  # fmt: skip
+}
 MISTAKES = {
     'tools/train.py gone.py': 'gone.py does not exist',
     'tools/test.py {segmentation} gone.pth': 'gone.pth does not exist',
@@ -43,7 +40,7 @@ MISTAKES = {
         'gone.pth does not exist'
     ),
     'tools/prepare_digits.py --seed -1': 'seed must be at least 0, got -1',
-    'tools/benchmarks/backbone.py --models resnet-50': "unknown model 'resnet-50'",
+    'tools/benchmarks/backbone.py --models vheat-tiny --baseline swin': 'the tiny models are vheat',
     'mmvheat/engine/launch.py two tools/test.py': "an integer >= 1, got 'two'",
 }
 

@@ -1,6 +1,6 @@
 """Time vHeat against the published code, Swin and ConvNeXt: inference and training steps.
 
-Before a model is timed its result is compared (``checks.py``); nothing is reported of one that
+Before a model is timed its result is compared (``agreement.py``); nothing is reported of one that
 disagrees.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from checks import Disagreement, check_inference, check_training
+from agreement import Disagreement, check_inference, check_training
 from harness import (
     DTYPES,
     Benchmark,

@@ -55,7 +55,7 @@ class Benchmark:
 
     Attributes:
         rows: What was timed.
-        agreements: What was compared (``checks.py``).
+        agreements: What was compared (``agreement.py``).
         failures: Candidates that cannot run, and why.
         record: What is written as JSON, these three among it.
     """

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from checks import require_agreement, worst_error
+from agreement import require_agreement, worst_error
 from harness import DTYPES, Benchmark, make_parser, positive, release, run
 from timing import Spread, Timed
 from torch import Tensor

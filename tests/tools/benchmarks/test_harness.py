@@ -61,7 +61,7 @@ def test_ratio_to_the_first_baseline_that_there_is(
 
 
 def test_a_failure_is_noted_and_a_mistake_is_not(benchmark, load, capsys):
-    disagreement, mistake = load('checks').Disagreement, UserError
+    disagreement, mistake = load('agreement').Disagreement, UserError
     failures = {
         torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 3 GiB'): 'out of memory',
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"): 'out of memory',

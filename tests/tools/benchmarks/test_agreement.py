@@ -6,16 +6,16 @@ from torch import nn
 
 
 def test_errors_are_relative_and_of_the_worst(load):
-    checks, x = load('checks'), torch.tensor([1.0, -4.0])
-    assert checks.worst_error(x + 0.04, x) == pytest.approx(0.01)
+    agreement, x = load('agreement'), torch.tensor([1.0, -4.0])
+    assert agreement.worst_error(x + 0.04, x) == pytest.approx(0.01)
     # A map that agrees does not make up for one that does not.
-    assert checks.worst_error([x, x + 1], [x, x]) == pytest.approx(0.25)
-    assert checks.worst_error(x[:1], x) == checks.distance([x], [x, x]) == float('inf')
-    assert checks.distance([2 * x, x[:1]], [x, x[:1]]) == pytest.approx((17 / 18) ** 0.5)
+    assert agreement.worst_error([x, x + 1], [x, x]) == pytest.approx(0.25)
+    assert agreement.worst_error(x[:1], x) == agreement.distance([x], [x, x]) == float('inf')
+    assert agreement.distance([2 * x, x[:1]], [x, x[:1]]) == pytest.approx((17 / 18) ** 0.5)
     for wrong in (x * float('nan'), x[:1], x + 1):
-        with pytest.raises(checks.Disagreement, match=r'^a disagrees with b: relative error'):
-            checks.require_agreement('a', 'b', checks.worst_error([x, wrong], [x, x]), 1e-3)
-    assert checks.require_agreement('a', 'b', 1e-4, 1e-3)['error'] == 1e-4
+        with pytest.raises(agreement.Disagreement, match=r'^a disagrees with b: relative error'):
+            agreement.require_agreement('a', 'b', agreement.worst_error([x, wrong], [x, x]), 1e-3)
+    assert agreement.require_agreement('a', 'b', 1e-4, 1e-3)['error'] == 1e-4
 
 
 PARTS = ['freq_embed', 'op.to_k', 'op.dwconv', 'op.out_linear', 'norm1', 'mlp', 'outnorm']
@@ -25,15 +25,15 @@ PARTS = ['freq_embed', 'op.to_k', 'op.dwconv', 'op.out_linear', 'norm1', 'mlp', 
 @pytest.mark.parametrize('part', PARTS)
 def test_every_part_shows_in_what_is_compared(load, part, path):
     """With the weights of a fresh model a wrong operator would be below the tolerance."""
-    models, checks = load('models'), load('checks')
+    models, agreement = load('models'), load('agreement')
     ours, wrong = (models.build_model('vheat', 'micro', (32, 32), path).eval() for _ in range(2))
     with torch.no_grad():
         changed = [parameter for name, parameter in wrong.named_parameters() if part in name]
         for parameter in changed:
             parameter.mul_(1.3)
         images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        error = checks.worst_error(wrong(images), ours(images))
-    assert changed and error > 3 * checks.OUTPUT_TOLERANCES[torch.float32]
+        error = agreement.worst_error(wrong(images), ours(images))
+    assert changed and error > 3 * agreement.OUTPUT_TOLERANCES[torch.float32]
 
 
 def test_bytes_kept_for_backward(load):
