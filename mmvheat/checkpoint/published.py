@@ -7,7 +7,7 @@ from mmvheat.errors import UserError
 
 from .convert import rename
 from .formats import class_metadata, find_state_dict
-from .names import BACKBONE, backbone_prefix, has_classifier, unwrapped_names
+from .names import BACKBONE, backbone_prefix, unwrapped_names
 
 __all__ = ['as_mmengine_checkpoint']
 
@@ -38,7 +38,7 @@ def as_mmengine_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         return checkpoint  # Nothing of ours: whoever reads it knows better what it should be.
     names = [name for name in unwrapped_names(found.tensors).values() if name is not None]
     is_vheat = any(name.startswith('layers.0.0.op.') for name in names)
-    is_classifier = has_classifier(names, '')
+    is_classifier = any(name.startswith('classifier.') for name in names)
     if not is_vheat or not (is_classifier or found.key in ('model', 'model_ema')):
         return checkpoint
     if backbone_prefix(names).endswith(BACKBONE):

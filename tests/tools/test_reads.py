@@ -115,7 +115,8 @@ def test_the_log_counts_what_was_loaded(run, trained, tiny_data):
         '0 missing, 0 unexpected',
         'fitted': f'WARNING - Load other.pth: {keys - 3} keys matched, 4 of them resized '
         '(backbone.freq_embed.0 24x24 -> 16x16, backbone.freq_embed.1 12x12 -> 8x8, '
-        'backbone.freq_embed.2 6x6 -> 4x4, backbone.freq_embed.3 3x3 -> 2x2), 1 missing (decode_head.convs.0.bn.weight), 1 unexpected (more), 2 of another shape '
+        'backbone.freq_embed.2 6x6 -> 4x4, backbone.freq_embed.3 3x3 -> 2x2), '
+        '1 missing (decode_head.convs.0.bn.weight), 1 unexpected (more), 2 of another shape '
         '(decode_head.conv_seg.bias (7,), not (3,), decode_head.conv_seg.weight (7, 8, 1, 1), '
         'not (3, 8, 1, 1)) (the checkpoint has 7 classes, the config 3); what is missing or of '
         'another shape starts anew',
