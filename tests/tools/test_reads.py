@@ -105,10 +105,12 @@ def test_the_log_counts_what_was_loaded(run, trained, tiny_data):
     del state['decode_head.convs.0.bn.weight']
     torch.save({'state_dict': {**state, 'more': torch.zeros(1)}, 'meta': {}}, 'other.pth')
 
+    # Two runs of one name in one second would share a log.
+    shutil.copy('segmentation.py', 'another.py')
     run('test', 'segmentation.py first/iter_1.pth --work-dir tested')
     run(
         'train',
-        f'segmentation.py --work-dir fitted --cfg-options load_from=other.pth {SHORT.format(1)}',
+        f'another.py --work-dir fitted --cfg-options load_from=other.pth {SHORT.format(1)}',
     )
     for folder, line in {
         'tested': f'INFO - Load first/iter_1.pth: {keys} keys matched, 0 of them resized, '
