@@ -10,7 +10,7 @@ IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-scratch test lint format clean
+.PHONY: help setup demo demo-scratch test test-full lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 test: lint  ## lint, then run the tests (PYTEST_ARGS="-k ops" and the like replace "-n 2 --dist loadfile")
 	@$(VENV) -m pytest $(PYTEST_ARGS)
+
+test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (15 minutes)
+	@MMVHEAT_FULL=1 $(VENV) -m pytest tests/checkpoint/test_fuzz.py tests/tools/test_kills.py
 
 lint: setup  ## check style and formatting
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .

@@ -19,7 +19,7 @@ import torch
 
 __all__ = ['MEMORY_FLOOR', 'PickleCheck', 'Refusal', 'Storage', 'check_names', 'damaged']
 
-# What a pickle of any size may take, in bytes; beyond it three times its file.
+# What a pickle of any size may take, in bytes; a larger file three times its size.
 MEMORY_FLOOR = 32 << 20
 MAX_DEPTH = 100
 _MAX_NAME = 1000
@@ -104,7 +104,7 @@ class PickleCheck:
     _used_by_tensors: int = 0
 
     def __post_init__(self) -> None:
-        self._budget = MEMORY_FLOOR + 3 * self.file_size
+        self._budget = self._allowed()
 
     def follow(self, data: Any, start: int = 0) -> tuple[Any, int]:
         """Follow one pickle.
@@ -301,7 +301,7 @@ class PickleCheck:
                 )
 
     def _allowed(self) -> int:
-        return MEMORY_FLOOR + 3 * self.file_size
+        return max(MEMORY_FLOOR, 3 * self.file_size)
 
     def _spend(self, amount: int) -> None:
         self._budget -= amount

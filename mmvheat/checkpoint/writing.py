@@ -89,7 +89,7 @@ def write_checkpoint(
 
 def _serialised(
     target: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], entry: str
-) -> bytes:
+) -> bytes | memoryview:
     if target.suffix != '.safetensors':
         buffer = io.BytesIO()  # torch.save aborts the process if a disk fills up below it
         try:
@@ -98,7 +98,7 @@ def _serialised(
             raise UserError(
                 f'{target} cannot be written: the metadata of its source are nested too deeply'
             ) from error
-        return buffer.getvalue()
+        return buffer.getbuffer()
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save
