@@ -1,11 +1,18 @@
-"""What a vHeat backbone does with a state dict before it loads it."""
+"""What a vHeat backbone does with a state dict before it loads it, whoever loads it."""
 
+from logging import INFO, WARNING
+
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmvheat.checkpoint.fit import compare_weights
 from mmvheat.errors import UserError
 from mmvheat.ops import resize_freq_embed
 
 __all__ = ['prepare_state_dict']
+
+# What FSDP puts into names of parameters, whose shapes are then those of shards.
+_SHARDED = ('_fsdp_wrapped_module.', '_flat_param')
 
 
 def prepare_state_dict(
@@ -18,7 +25,7 @@ def prepare_state_dict(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Hold the form to the backbone's and resize frequency embeddings.
+    """Say how a state dict fits, hold its form to the backbone's, and resize embeddings.
 
     Args:
         module: The backbone.
@@ -35,6 +42,7 @@ def prepare_state_dict(
             another size, or the other way round. Raised, not reported: mmengine loads on after a
             report.
     """
+    _report_fit(module, state_dict, prefix)
     names = [key for key in state_dict if key.startswith(prefix)]
     folded = [key for key in names if key.endswith('.op.k_exp')]
     if module.folded_for is None:
@@ -75,3 +83,34 @@ def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: s
         if given.size(2) != embed.size(2):
             continue  # another arch: torch reports the mismatch
         state_dict[key] = resize_freq_embed(given, tuple(embed.shape[:2]))
+
+
+def _report_fit(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Count in one log line what matches, is resized, missing and unexpected, before it is loaded.
+
+    Here, for mmengine loads without ``load_state_dict`` of the module, and only warns of what does
+    not fit.
+
+    Raises:
+        UserError: If there are weights for the backbone, and none of them matches.
+    """
+    own = {
+        name.replace('_checkpoint_wrapped_module.', ''): parameter.shape
+        for name, parameter in module.named_parameters()
+    }
+    if any(part in name for name in own for part in _SHARDED):
+        return
+    given = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in state_dict.items()
+        if key.startswith(prefix) and isinstance(tensor, Tensor)
+    }
+    fit = compare_weights(own, given)
+    if given and not fit.matched:
+        raise UserError(
+            f'none of the weights matches the backbone {type(module).__name__}: {fit.summary()}; '
+            "give a checkpoint of the same vHeat, and set init_cfg's prefix to what stands before "
+            'its keys (backbone.)'
+        )
+    name = f'{prefix}{type(module).__name__}' if prefix else type(module).__name__
+    print_log(f'Load {name}: {fit.counts()}', 'current', WARNING if fit.misshaped else INFO)

@@ -23,7 +23,6 @@ from mmvheat.registry import MODELS
 
 from .arch import VHeatArch, resolve_arch
 from .load_hook import prepare_state_dict
-from .load_report import report_fit
 from .stage import StageDecays, VHeatStage
 
 __all__ = ['VHeat']
@@ -124,7 +123,6 @@ class VHeat(BaseModule):
 
         self._reset_parameters()
         self._freeze_stages()
-        self.register_load_state_dict_pre_hook(report_fit)
         self.register_load_state_dict_pre_hook(prepare_state_dict)
         self.folded_for: tuple[int, int] | None = None
         self._embeds_before_folding: tuple[nn.Module, ...] = ()
