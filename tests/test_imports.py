@@ -111,6 +111,7 @@ import sys
 for name in {NOT_NEEDED}:
     sys.modules[name] = None  # any import of it fails
 import mmvheat, torch
+assert 'torch._dynamo' not in sys.modules, 'the compiler, which takes a second to import'
 from mmengine.registry import MODELS
 model = MODELS.build(dict(type='mmvheat.VHeat', arch=dict(depths=(1, 1), dims=4), out_indices=1))
 print(tuple(model(torch.zeros(1, 3, 30, 16))[0].shape))

@@ -24,7 +24,6 @@ def _find(path: str) -> Any:
 
 
 _len_dispatch_stack = _find('_C._len_torch_dispatch_stack')
-_maybe_mark_dynamic = _find('_dynamo.maybe_mark_dynamic')
 
 # oneDNN's product with bias and activation fused in, and whether it takes bfloat16 on this CPU.
 linear_pointwise = _find('ops.mkldnn._linear_pointwise')
@@ -54,5 +53,6 @@ def is_compiled(module: nn.Module) -> bool:
 
 def mark_batch_dynamic(images: Tensor) -> None:
     """Tell ``torch.compile`` that the number of images changes; else it finds out by itself."""
-    if _maybe_mark_dynamic is not None:
-        _maybe_mark_dynamic(images, 0)
+    mark = _find('_dynamo.maybe_mark_dynamic')  # Not before: it imports the compiler.
+    if mark is not None:
+        mark(images, 0)
