@@ -33,7 +33,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 test: lint  ## lint, then run the tests (PYTEST_ARGS="-k ops" and the like replace "-n 2 --dist loadfile")
 	@$(VENV) -m pytest $(PYTEST_ARGS)
 
-test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (15 minutes)
+test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (6 minutes)
 	@MMVHEAT_FULL=1 $(VENV) -m pytest tests/checkpoint/test_fuzz.py tests/tools/test_kills.py
 
 lint: setup  ## check style and formatting

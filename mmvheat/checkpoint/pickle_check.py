@@ -153,7 +153,7 @@ class PickleCheck:
             opcode = data[position]
             position += 1
             # A rough price for every step; what calls and containers cost comes on top.
-            spent += 40
+            spent += 64
             if spent > limit:
                 self._spend(spent)
             if opcode == 0x72:  # LONG_BINPUT
