@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmvheat.errors import UserError
 
-from .formats import SourceState, find_state_dict, metadata
+from .formats import RESUMABLE_ENTRIES, SourceState, find_state_dict, metadata
 from .names import (
     BACKBONE,
     FOLDED_DECAY,
@@ -151,7 +151,7 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], key: str | None = None) -
         dtypes=dict(Counter(str(t.dtype).removeprefix('torch.') for t in tensors.values())),
         parameters=sum(tensor.numel() for tensor in counted.values()),
         progress=_progress(checkpoint),
-        resumable={'state_dict', 'meta', 'message_hub', 'optimizer'} <= checkpoint.keys(),
+        resumable=set(RESUMABLE_ENTRIES) <= checkpoint.keys(),
         backbone=backbone,
         problem=problem,
     )

@@ -11,7 +11,10 @@ from mmvheat.errors import UserError
 
 from .names import shown
 
-__all__ = ['SourceState', 'class_metadata', 'find_state_dict', 'metadata']
+__all__ = ['RESUMABLE_ENTRIES', 'SourceState', 'class_metadata', 'find_state_dict', 'metadata']
+
+# What a checkpoint holds that mmengine resumes a training from.
+RESUMABLE_ENTRIES = ('state_dict', 'meta', 'message_hub', 'optimizer')
 
 # The weights a file is about before their variant. With an EMA hook mmengine swaps the two when it
 # saves: its state_dict is then the average that was evaluated, its ema_state_dict the raw weights.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmvheat.checkpoint import read_checkpoint
 from mmvheat.checkpoint.download import download, is_url
+from mmvheat.checkpoint.formats import RESUMABLE_ENTRIES, metadata
 from mmvheat.command_line import is_first_process
 from mmvheat.errors import UserError
 
@@ -90,18 +91,16 @@ def read_resumable(path: str) -> dict[str, Any]:
 
 def _record(path: str, checkpoint: Mapping) -> dict[str, Any]:
     """Return ``meta`` of a checkpoint, in which training can find its place."""
-    meta = checkpoint.get('meta')
-    needed = ('state_dict', 'meta', 'message_hub', 'optimizer')
-    lacking = [name for name in needed if name not in checkpoint]
+    meta = metadata(checkpoint)
+    lacking = [name for name in RESUMABLE_ENTRIES if name not in checkpoint]
     if not lacking:
-        meta = meta if isinstance(meta, Mapping) else {}
         lacking = [f'meta[{name!r}]' for name in ('epoch', 'iter') if not _is_count(meta.get(name))]
     if lacking:
         raise UserError(
             f'{path} lacks {", ".join(lacking)}: --resume needs a checkpoint that training saved; '
             f'to start from these weights use --cfg-options load_from={path}'
         )
-    return dict(meta)
+    return meta
 
 
 def _is_count(value: Any) -> bool:
