@@ -1,16 +1,18 @@
 """The one error class for what a user gave that cannot work; everything else is a bug of ours."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['UserError', 'raised_in']
+__all__ = ['UserError', 'config_errors', 'raised_in']
 
 
 class UserError(ValueError):
     """What the user gave cannot work.
 
     The message says what was given, what was expected and what to do. Command lines print it as one
-    line and exit with status 2 (``mmvheat.command_line``).
+    line and exit with status 2 (``mmvheat.cli.command``).
     """
 
 
@@ -18,3 +20,40 @@ def raised_in(error: BaseException, folder: Path) -> bool:
     """Whether the code that raised an error lies in a folder."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).is_relative_to(folder)
+
+
+_PACKAGE = Path(__file__).parent
+
+
+@contextmanager
+def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Report what goes wrong while a config is turned into objects as the config's mistake.
+
+    Args:
+        where: What is being built, the start of the message.
+        also: Further exceptions that mean a mistake of the user here.
+
+    Raises:
+        UserError: Instead of a ``ValueError``, ``TypeError``, ``KeyError`` or
+            ``FileNotFoundError``, which is how the libraries refuse a setting; one that comes from
+            below gets ``where`` before it. All else is let through, and so is an error that our
+            own code raises and does not call the user's: it is a bug.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, FileNotFoundError, *also) as error:
+        if isinstance(error, UserError):
+            if str(error).startswith(where):
+                raise
+            raise UserError(f'{where}: {error}') from error
+        if raised_in(error, _PACKAGE):
+            raise
+        if isinstance(error, FileNotFoundError) and error.filename:
+            raise UserError(
+                f'{where}: {error.filename} does not exist: check the paths in the config'
+            ) from error
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise UserError(
+            f'{where}: {type(error).__name__}: {" ".join(text.split())} '
+            '(MMVHEAT_TRACEBACK=1 shows where)'
+        ) from error

@@ -46,7 +46,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['mmvheat.engine'],
 )
 RUNNERS = Registry(
-    'runner', parent=MMENGINE_RUNNERS, scope='mmvheat', locations=['mmvheat.engine.flexible_runner']
+    'runner', parent=MMENGINE_RUNNERS, scope='mmvheat', locations=['mmvheat.engine.fsdp']
 )
 STRATEGIES = Registry(
     'strategy', parent=MMENGINE_STRATEGIES, scope='mmvheat', locations=['mmvheat.engine.fsdp']

@@ -5,7 +5,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from mmvheat.datasets import prepare_digits
+from digits import prepare_digits
 
 __all__ = [
     'CONFIGS',

@@ -11,7 +11,7 @@ import torch
 from golden import golden_npz, golden_state
 
 from mmvheat.checkpoint import read_checkpoint
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 SCRIPT = Path(__file__).parents[1] / 'interpolate4downstream.py'
 

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmvheat.engine.flexible_runner import FlexibleRunner
+from mmvheat.engine.fsdp import FlexibleRunner
 from mmvheat.engine.runner import Runner
 
 __all__ = ['NotingModel', 'tiny_runner']

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmvheat.command_line import OneLineParser, run_command
-from mmvheat.engine.errors import config_errors
-from mmvheat.errors import UserError
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.command import run_command
+from mmvheat.errors import UserError, config_errors
 
 _COUNTED = {'mmpretrain': 'images', 'mmdet': 'objects', 'mmseg': 'images that show it'}
 # What a library's dataset must have for its layout to be known here.
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from mmengine.logging import MMLogger
 
-    from mmvheat.engine.common_config import load_config
+    from mmvheat.cli.config import load_config
 
     # What the libraries warn of is checked here.
     MMLogger.get_current_instance().setLevel('ERROR')

@@ -11,9 +11,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mmvheat.command_line import OneLineParser, run_command
-from mmvheat.engine.errors import config_errors
-from mmvheat.errors import UserError
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.command import run_command
+from mmvheat.errors import UserError, config_errors
 
 # Names and scores on a smaller picture cannot be read.
 _SHORTEST_SIDE = 384
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from mmengine.registry import init_default_scope
 
-    from mmvheat.engine.checkpoint_check import read_weights
-    from mmvheat.engine.common_config import load_config, writable_folder
+    from mmvheat.cli.config import load_config, writable_folder
+    from mmvheat.cli.preflight import read_weights
 
     weights = read_weights(args.checkpoint)
     cfg = load_config(

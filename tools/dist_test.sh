@@ -20,5 +20,5 @@ if [ ! -f "$checkpoint" ] && [[ $checkpoint != *://* ]]; then
     exit 2
 fi
 source "$tools/find_python.sh"
-PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.cli.launch \
     "$processes" "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -16,5 +16,5 @@ if [ ! -f "$config" ]; then
     exit 2
 fi
 source "$tools/find_python.sh"
-PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.engine.launch \
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m mmvheat.cli.launch \
     "$processes" "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.checkpoint_arguments import add_key_and_force, add_size_argument, source_file
-from mmvheat.command_line import OneLineParser, run_main
+from mmvheat.cli.arguments import OneLineParser, add_key_and_force, add_size_argument, source_file
+from mmvheat.cli.command import run_main
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

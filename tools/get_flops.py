@@ -5,9 +5,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from mmvheat.command_line import OneLineParser, run_command
-from mmvheat.engine.errors import config_errors
-from mmvheat.errors import UserError
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.command import run_command
+from mmvheat.errors import UserError, config_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the published tables are for, (height, width): each library's own get_flops.py has another.
@@ -87,8 +87,8 @@ def count(
     from mmengine.logging import MMLogger
     from mmengine.registry import MODELS, DefaultScope
 
-    from mmvheat.analysis import count_model
-    from mmvheat.engine.common_config import load_config
+    from mmvheat.cli.config import load_config
+    from mmvheat.models.counting import count_model
 
     cfg = load_config(
         argparse.Namespace(config=config, cfg_options=cfg_options, launcher='none', work_dir=None)
@@ -109,11 +109,10 @@ def count(
 
 def print_table() -> None:
     """Print the published figures beside the counted ones."""
+    from published_figures import read_published
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
-
-    from mmvheat.analysis import read_published
 
     # A narrow terminal breaks lines better than the table breaks names.
     console = Console(highlight=False, width=max(Console().width, 110))

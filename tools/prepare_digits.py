@@ -4,11 +4,12 @@ import argparse
 import sys
 import time
 
+from digits import DigitsSpec, prepare_digits
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmvheat.command_line import OneLineParser, run_command
-from mmvheat.datasets import DigitsSpec, prepare_digits
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
 

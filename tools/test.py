@@ -2,10 +2,10 @@
 
 import sys
 
-from mmvheat.command_line import run_command
-from mmvheat.engine.command_line import ArgumentParser
-from mmvheat.engine.errors import config_errors
-from mmvheat.engine.process_group import die_with_launcher, end_group
+from mmvheat.cli.arguments import ArgumentParser
+from mmvheat.cli.command import run_command
+from mmvheat.engine.distributed import die_with_launcher, end_group
+from mmvheat.errors import config_errors
 
 
 def parse_args(argv: list[str] | None = None):
@@ -43,9 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from mmengine.registry import RUNNERS
 
-    from mmvheat.engine.checkpoint_check import read_weights
+    from mmvheat.cli.config import prepare_testing
+    from mmvheat.cli.dump import build_dump
+    from mmvheat.cli.preflight import read_weights
     from mmvheat.engine.runner import Runner
-    from mmvheat.engine.testing_config import build_dump, prepare_testing
     from mmvheat.engine.weights_fit import check_weights_fit
 
     weights = read_weights(args.checkpoint)

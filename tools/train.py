@@ -2,10 +2,10 @@
 
 import sys
 
-from mmvheat.command_line import run_command
-from mmvheat.engine.command_line import ArgumentParser
-from mmvheat.engine.errors import config_errors
-from mmvheat.engine.process_group import die_with_launcher, end_group
+from mmvheat.cli.arguments import ArgumentParser
+from mmvheat.cli.command import run_command
+from mmvheat.engine.distributed import die_with_launcher, end_group
+from mmvheat.errors import config_errors
 
 
 def parse_args(argv: list[str] | None = None):
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     from mmengine.registry import RUNNERS
     from torch import nn
 
-    from mmvheat.engine.checkpoint_check import read_weights
+    from mmvheat.cli.config import prepare_training
+    from mmvheat.cli.preflight import read_weights
     from mmvheat.engine.runner import Runner
-    from mmvheat.engine.training_config import prepare_training
     from mmvheat.engine.weights_fit import check_start, check_weights_fit
 
     cfg = prepare_training(args)

@@ -1,15 +1,20 @@
 """Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built."""
 
-from .convert import FORMS, MAX_SIDE, TASKS, change_form, convert_state_dict
+from .convert import (
+    FORMS,
+    MAX_SIDE,
+    TASKS,
+    as_mmengine_checkpoint,
+    change_file,
+    change_form,
+    convert_file,
+    convert_state_dict,
+)
 from .describe import Backbone, Description, describe_checkpoint
-from .files import change_file, convert_file
 from .fold import fold_file, fold_state_dict
 from .formats import find_state_dict
-from .published import as_mmengine_checkpoint
-from .reading import read_checkpoint
+from .io import read_checkpoint, safe_globals, write_checkpoint
 from .report import ConversionReport
-from .safe_globals import safe_globals
-from .writing import write_checkpoint
 
 __all__ = [
     'FORMS',

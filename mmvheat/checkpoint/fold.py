@@ -6,14 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvheat.checkpoint.io.reading import read_checkpoint, shown_path
+from mmvheat.checkpoint.io.writing import check_target, write_checkpoint
 from mmvheat.errors import UserError
 from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize_freq_embed
 
 from .convert import as_size, rename
 from .formats import class_metadata, find_state_dict
 from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT
-from .reading import read_checkpoint, shown_path
-from .writing import check_target, write_checkpoint
 
 __all__ = ['fold_file', 'fold_state_dict']
 

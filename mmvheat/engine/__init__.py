@@ -5,12 +5,12 @@ and ``tools/test.py`` use the rest from its modules: ``runner``, ``training_conf
 ``testing_config``, ``launch``.
 """
 
+from .amp import CPUAmpOptimWrapper
 from .checkpoint_hook import SafeCheckpointHook
-from .compile_hook import CompileBackboneHook
-from .exact_resume_hook import ExactResumeHook
+from .compile import CompileBackboneHook
 from .finite_hook import FiniteHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .optim_wrapper import CPUAmpOptimWrapper
+from .resume import ExactResumeHook
 from .stack_fixes import apply_stack_fixes
 
 __all__ = [

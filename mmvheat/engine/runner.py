@@ -1,19 +1,111 @@
-"""mmengine's Runner, on a GPU or a CPU, with checkpoints that a kill cannot break."""
+"""What our Runners have in common: checks before and during training, and an exact resume."""
 
 import os
 import warnings
+from functools import partial
+from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from .checked_runner import CheckedRunner
-from .checkpoint_hook import PART, publish_part
-from .errors import config_errors
-from .process_group import start_cpu_group, uses_cpu
+from mmvheat.errors import UserError, config_errors
 
-__all__ = ['Runner']
+from .checkpoint_hook import PART, SafeCheckpointHook, publish_part
+from .dataset_fit import DATA_ERRORS, check_classes, check_samples, empty_data_errors
+from .distributed import explain_unused_parameters, start_cpu_group, start_loader_worker, uses_cpu
+from .finite_hook import FiniteHook
+from .resume import ExactResumeHook, SeededLoader
+from .weights_fit import WeightsFitHook
+
+__all__ = ['CheckedRunner', 'Runner']
+
+
+class CheckedRunner:
+    """To be inherited before one of mmengine's Runners, whose arguments its methods take."""
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
+        """Register the hooks: mmengine's for checkpoints replaced by the safe one, and ours."""
+        default_hooks = dict(default_hooks or {})
+        checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+        if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+            default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(WeightsFitHook())
+        if not any(isinstance(hook, FiniteHook) for hook in self.hooks):
+            self.register_hook(FiniteHook())
+        self.register_hook(ExactResumeHook())
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> Any:
+        """Build a loader as mmengine does; its samples must exist, its workers die with it."""
+        with empty_data_errors(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
+            loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_samples(loader.dataset)
+        if isinstance(dataloader, dict):
+            loader.worker_init_fn = partial(start_loader_worker, loader.worker_init_fn)
+        return loader
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the training loop around a :class:`SeededLoader`.
+
+        Data that are not there become one clear line.
+        """
+        with config_errors('train_dataloader', DATA_ERRORS):
+            config, loader = self._train_dataloader, self._train_dataloader
+            if isinstance(loader, dict):
+                randomness = self._randomness_cfg
+                loader = self.build_dataloader(
+                    loader, self.seed, randomness.get('diff_rank_seed', False)
+                )
+                # Only a dataset with indices can be drawn from at any place.
+                if not isinstance(loader.dataset, IterableDataset):
+                    loader = SeededLoader(loader, self.seed, get_rank())
+            self._train_dataloader = loader
+            try:
+                return self._checked(super().build_train_loop(loop), 'train_dataloader')
+            finally:
+                # scale_lr reads the batch size from the config.
+                self._train_dataloader = config
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the validation loop; data that are not there become one clear line."""
+        with config_errors('val_dataloader', DATA_ERRORS):
+            return self._checked(super().build_val_loop(loop), 'val_dataloader')
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the test loop; data that are not there become one clear line."""
+        with config_errors('test_dataloader', DATA_ERRORS):
+            return self._checked(super().build_test_loop(loop), 'test_dataloader')
+
+    def train(self) -> nn.Module:
+        """Train.
+
+        Raises:
+            UserError: If images, losses or weights are not finite, or parameters got no gradient
+                where DistributedDataParallel needs one.
+        """
+        try:
+            return super().train()
+        except UserError:
+            raise
+        except Exception as error:
+            # What comes of spoiled numbers has many names: an assertion of CUDA, a failed matching.
+            for hook in self.hooks:
+                if isinstance(hook, FiniteHook):
+                    hook.explain(error)
+            explain_unused_parameters(error, self.model)
+            raise
+
+    def _checked(self, loop: Any, where: str) -> Any:
+        # A strategy builds the model after the loops.
+        if isinstance(self.model, nn.Module):
+            check_classes(self.model, loop.dataloader.dataset, where)
+        return loop
 
 
 class Runner(CheckedRunner, MMEngineRunner):

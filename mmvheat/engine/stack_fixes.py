@@ -10,8 +10,9 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_files
 
-from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint, safe_globals
-from mmvheat.checkpoint.download import download, is_url, local_file
+from mmvheat.checkpoint import as_mmengine_checkpoint, read_checkpoint
+from mmvheat.checkpoint.io import safe_globals
+from mmvheat.checkpoint.io.download import download, is_url, local_file
 from mmvheat.errors import UserError
 
 __all__ = ['apply_stack_fixes']

@@ -9,8 +9,8 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from mmvheat.ops.lru import LruStore
-from mmvheat.ops.plain import is_capturing, is_plain
+from mmvheat.ops.dispatch import is_capturing, is_plain
+from mmvheat.ops.tensor_cache import LruStore
 
 __all__ = ['DerivedCache', 'Generation']
 

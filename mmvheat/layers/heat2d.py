@@ -3,12 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from mmvheat.ops import conduct, gated_linear, heat_decay, predict_diffusivity
+from mmvheat.ops import conduct, gated_linear, heat_decay, linear, predict_diffusivity
 
-from .layout import channels_first, channels_last
-from .linear import Linear
+__all__ = ['Heat2D', 'Linear']
 
-__all__ = ['Heat2D']
+
+class Linear(nn.Linear):
+    """:class:`torch.nn.Linear`, computed by :func:`mmvheat.ops.linear`."""
+
+    def forward(self, x: Tensor, plain: bool | None = None) -> Tensor:
+        """Map (..., in_features) to (..., out_features).
+
+        Args:
+            x: The input.
+            plain: Whether it and the weights are ordinary tensors, if known.
+        """
+        return linear(x, self.weight, self.bias, plain)
 
 
 class Heat2D(nn.Module):
@@ -29,7 +39,6 @@ class Heat2D(nn.Module):
         self.out_linear = nn.Linear(dim, dim)
         self.to_k = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
         self.register_parameter('k_exp', None)
-        self._to_k_before_folding: tuple[nn.Module, ...] = ()
 
     def diffusivity(self, freq_embed: Tensor) -> Tensor:
         """Predict the diffusivity of every frequency and channel.
@@ -53,7 +62,13 @@ class Heat2D(nn.Module):
         """
         return heat_decay(self.diffusivity(freq_embed))
 
-    def forward(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        freq_embed: Tensor | None,
+        decay: Tensor | None = None,
+        plain: bool | None = None,
+    ) -> Tensor:
         """Conduct heat over a map.
 
         Args:
@@ -61,19 +76,22 @@ class Heat2D(nn.Module):
             freq_embed: Frequency embedding of shape (H, W, C), of the map's size; not used by a
                 folded operator.
             decay: What :meth:`decay` returns for the embedding, if it is known already.
+            plain: Whether these and all weights are ordinary tensors, if known, see
+                :func:`mmvheat.ops.dispatch.is_plain`.
 
         Returns:
             Map of shape (B, H, W, C).
         """
-        x = channels_last(self.dwconv(channels_first(x)))
-        u, z = self.linear(x).chunk(2, dim=-1)
+        # Views: the blocks' maps are channels-last, a convolution takes channels first.
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        u, z = self.linear(x, plain).chunk(2, dim=-1)
         if self.k_exp is not None:
             decay = self.k_exp
         elif decay is None:
             decay = self.decay(freq_embed)
-        u = conduct(u, decay)
-        norm, linear = self.out_norm, self.out_linear
-        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+        u = conduct(u, decay, plain)
+        norm, out = self.out_norm, self.out_linear
+        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
 
     def fold(self, freq_embed: Tensor) -> None:
         """Keep the decay for one size of a map, ``k_exp``, instead of what it follows from.
@@ -83,17 +101,4 @@ class Heat2D(nn.Module):
         """
         with torch.no_grad():
             self.k_exp = nn.Parameter(self.decay(freq_embed), requires_grad=False)
-        # In a tuple torch does not see it: it leaves the parameters and the state dict.
-        self._to_k_before_folding = (self.to_k,)
         self.to_k = None
-
-    def unfold(self) -> None:
-        """Undo :meth:`fold`."""
-        (to_k,) = self._to_k_before_folding
-        self.to_k = to_k.to(self.linear.weight)
-        self._to_k_before_folding = ()
-        self.k_exp = None
-
-    def forget_unfolded(self) -> None:
-        """Give up what :meth:`unfold` needs."""
-        self._to_k_before_folding = ()

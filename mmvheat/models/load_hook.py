@@ -69,8 +69,6 @@ def prepare_state_dict(
                 f'{module.folded_for[0]} x {module.folded_for[1]}: a folded checkpoint serves one '
                 'arch at the one size that it was folded for'
             )
-    if folded:
-        module.forget_unfolded()
 
 
 def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:

@@ -1,31 +1,149 @@
-"""vHeat, the vision backbone built on heat conduction.
+"""vHeat, the vision backbone built on heat conduction: the model and its stages.
 
 Paper: `Building Vision Models upon Heat Conduction <https://arxiv.org/abs/2405.16555>`_,
 CVPR 2025. Names of parameters are those of the published checkpoints.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, repeat
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmvheat.errors import UserError
-from mmvheat.layers import Stem
-from mmvheat.layers.derived_cache import DerivedCache
-from mmvheat.layers.layout import channels_first, is_channels_last
-from mmvheat.ops import freq_embed_size, resize_freq_embed
-from mmvheat.ops.plain import is_plain
+from mmvheat.layers import Downsample, HeatBlock, Stem
+from mmvheat.layers.derived_cache import DerivedCache, Generation
+from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize_freq_embed
+from mmvheat.ops.dispatch import compute_dtype, is_plain
 from mmvheat.registry import MODELS
 
 from .arch import VHeatArch, resolve_arch
 from .load_hook import prepare_state_dict
-from .stage import StageDecays, VHeatStage
 
 __all__ = ['VHeat']
+
+
+@dataclass(frozen=True)
+class StageDecays:
+    """The decays that are kept for one stage.
+
+    Attributes:
+        generation: Where they are kept.
+        stage: Index of the stage.
+        sources: The generation's copy of what :meth:`VHeatStage.decay_sources` returned.
+    """
+
+    generation: Generation
+    stage: int
+    sources: Sequence[Tensor]
+
+    def of(self, x: Tensor) -> Iterator[Tensor]:
+        """Iterate over the decays (H, W, C) of all blocks for a map (B, H, W, C)."""
+        size, dtype = tuple(x.shape[1:3]), compute_dtype(x)
+        embed, *weights = self.sources
+        fitted: list[Tensor] = []
+
+        for block, (weight, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+
+            def make(weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
+                if not fitted:
+                    fitted.append(resize_freq_embed(embed, size))
+                return heat_decay(predict_diffusivity(fitted[0], weight, bias)).to(dtype)
+
+            yield self.generation.get((self.stage, block, size, dtype), make)
+
+
+class VHeatStage(nn.ModuleList):
+    """The blocks of one stage and, but for the last stage, the downsampling behind them.
+
+    Args:
+        dim: Channels.
+        drop_path_rates: Stochastic depth rate of every block; their number is the depth.
+        out_dim: Channels of the next stage; None for the last one.
+        arch: Architecture, for what all blocks share.
+        with_cp: Recompute the blocks' activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        drop_path_rates: Sequence[float],
+        out_dim: int | None,
+        arch: VHeatArch,
+        with_cp: bool,
+    ) -> None:
+        super().__init__(
+            HeatBlock(
+                dim,
+                mlp_ratio=arch.mlp_ratio,
+                drop_path=rate,
+                post_norm=arch.post_norm,
+                layer_scale_init_value=arch.layer_scale_init_value,
+            )
+            for rate in drop_path_rates
+        )
+        self.depth = len(drop_path_rates)
+        self.with_cp = with_cp
+        if out_dim is not None:
+            self.append(Downsample(dim, out_dim))
+
+    def forward(
+        self, x: Tensor, freq_embed: Tensor | None, kept: StageDecays | None = None
+    ) -> Tensor:
+        """Run the blocks on a map.
+
+        Args:
+            x: Map of shape (B, H, W, C).
+            freq_embed: Frequency embedding of shape (H', W', C), fitted to the map if it differs;
+                not used by a folded stage.
+            kept: Decays that are kept for the embedding and the blocks' weights; None to compute
+                them.
+
+        Returns:
+            Map of shape (B, H, W, C).
+        """
+        if kept is None and freq_embed is not None:
+            freq_embed = resize_freq_embed(freq_embed, (x.size(1), x.size(2)))
+        decays = repeat(None) if kept is None else kept.of(x)
+        for block, decay in zip(self.blocks(), decays, strict=False):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, freq_embed, decay, use_reentrant=False)
+            else:
+                x = block(x, freq_embed, decay)
+        return x
+
+    def blocks(self) -> Iterator[HeatBlock]:
+        """Iterate over the blocks, without the downsampling behind them."""
+        return islice(self, self.depth)
+
+    def decay_sources(self, freq_embed: Tensor) -> list[Tensor] | None:
+        """List what the blocks' decays follow from; None where a weight is not whole.
+
+        A sharding wrapper leaves a process with flat pieces of the weights.
+
+        Args:
+            freq_embed: Frequency embedding of shape (H, W, C).
+
+        Returns:
+            The embedding, then weight and bias of each block's ``to_k``.
+        """
+        dim, sources = freq_embed.size(-1), [freq_embed]
+        for block in self.blocks():
+            weight, bias = block.op.to_k[0].weight, block.op.to_k[0].bias
+            if weight.shape != (dim, dim) or bias.shape != (dim,):
+                return None
+            sources += weight, bias
+        return sources if freq_embed.dim() == 3 else None
+
+    def downsample(self, x: Tensor) -> Tensor:
+        """Halve the map for the next stage: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C')."""
+        return self[self.depth](x)
 
 
 @MODELS.register_module()
@@ -125,11 +243,9 @@ class VHeat(BaseModule):
         self._freeze_stages()
         self.register_load_state_dict_pre_hook(prepare_state_dict)
         self.folded_for: tuple[int, int] | None = None
-        self._embeds_before_folding: tuple[nn.Module, ...] = ()
         self._warned_of_folding = False
         if inference_form:
             self.fold()
-            self.forget_unfolded()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract feature maps.
@@ -154,7 +270,9 @@ class VHeat(BaseModule):
                 f'{self.folded_for[1]}, got {x.size(2)} x {x.size(3)}: resize them, or use the '
                 'training form, which takes any size'
             )
-        keeps_layout = is_channels_last(x)
+        # A map of one column or channel can be both.
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        keeps_layout = channels_last and not x.is_contiguous()
         last = max(self.out_indices)
         stages = self.layers[: last + 1]
         kept = self._kept_decays(x, stages)
@@ -163,7 +281,7 @@ class VHeat(BaseModule):
         for i, stage in enumerate(stages):
             x = stage(x, None if self.freq_embed is None else self.freq_embed[i], kept[i])
             if i in self.out_indices:
-                out = channels_first(getattr(self, f'outnorm{i}')(x))
+                out = getattr(self, f'outnorm{i}')(x).permute(0, 3, 1, 2)
                 # Not only a view: mmcv's compiled ops read a map's memory as channels first.
                 outs[i] = out if keeps_layout else out.contiguous()
             if i < last:
@@ -182,9 +300,10 @@ class VHeat(BaseModule):
         """Turn the model into the inference form for one image size.
 
         Each operator keeps its decay of shape (H, W, C), the parameter ``k_exp`` that is not
-        trained, instead of ``to_k``, and the frequency embeddings go: fewer parameters, and no
-        prediction of the diffusivity. Where it is not folded, the model keeps such decays by
-        itself for the sizes it meets; folding makes them a part of its state.
+        trained unless one asks for it, instead of ``to_k``, and the frequency embeddings go: fewer
+        parameters, and no prediction of the diffusivity. There is no way back: keep a copy of the
+        model, or its checkpoint. Where it is not folded, the model keeps such decays by itself for
+        the sizes it meets; folding makes them a part of its state.
 
         Args:
             image_size: Size of the images, a number or (height, width); ``img_size`` if None.
@@ -196,47 +315,16 @@ class VHeat(BaseModule):
             ValueError: If it is folded already.
         """
         if self.folded_for is not None:
-            raise ValueError('the backbone is folded already: call unfold() first')
+            raise ValueError('the backbone is folded already: fold one in the training form')
         size = self.img_size if image_size is None else _image_size(image_size)
         for i, stage in enumerate(self.layers):
-            stage.fold(resize_freq_embed(self.freq_embed[i].detach(), freq_embed_size(size, i)))
-        # In a tuple torch does not see them: they leave the parameters and the state dict.
-        self._embeds_before_folding = (self.freq_embed,)
+            embed = resize_freq_embed(self.freq_embed[i].detach(), freq_embed_size(size, i))
+            for block in stage.blocks():
+                block.op.fold(embed)
         self.freq_embed = None
         self.folded_for = size
         self.clear_decay_cache()
         return self
-
-    def unfold(self) -> 'VHeat':
-        """Undo :meth:`fold`; the training form is back with the parameters it had.
-
-        Returns:
-            The model.
-
-        Raises:
-            ValueError: If it is not folded, or the training form is not known: the model was
-                built in the inference form, or loaded a folded checkpoint.
-        """
-        if self.folded_for is None:
-            raise ValueError('the backbone is not folded')
-        if not self._embeds_before_folding:
-            raise ValueError(
-                'the backbone was built or loaded in the inference form, so it cannot be unfolded: '
-                'load a checkpoint of the training form'
-            )
-        for stage in self.layers:
-            stage.unfold()
-        (embeds,) = self._embeds_before_folding
-        self.freq_embed = embeds.to(next(self.patch_embed.parameters()))
-        self._embeds_before_folding = ()
-        self.folded_for = None
-        return self
-
-    def forget_unfolded(self) -> None:
-        """Give up what :meth:`unfold` needs."""
-        self._embeds_before_folding = ()
-        for stage in self.layers:
-            stage.forget_unfolded()
 
     def train(self, mode: bool = True) -> 'VHeat':
         """Set the mode; frozen stages stay in eval mode."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .constant_cache import ConstantCache
+from .tensor_cache import ConstantCache
 
 __all__ = ['dct2d', 'dct_basis', 'idct2d', 'transform2d']
 

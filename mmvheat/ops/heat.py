@@ -13,17 +13,34 @@ with t drawn into the learned diffusivity k, one value a frequency and channel
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-from .conduction import CONDUCTION_METHODS, fastest_method
-from .constant_cache import ConstantCache
-from .precision import compute_dtype
+from .dct import analysis_basis, synthesis_basis, transform2d
+from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
+from .kernels import fits_kernels, heat_conduct, kernels_enabled
+from .tensor_cache import ConstantCache
 
-__all__ = ['conduct', 'heat_conduction', 'heat_decay', 'squared_frequencies']
+__all__ = [
+    'conduct',
+    'conduct_by_matrix',
+    'conduct_by_rows',
+    'heat_conduction',
+    'heat_decay',
+    'predict_diffusivity',
+    'rows_are_faster',
+    'squared_frequencies',
+]
 
 _SQUARED_FREQUENCIES = ConstantCache(capacity=128)
+# By measurement: below, the matrix products are as fast or faster.
+_ROWS_FROM_WIDTH = 192
+# Half of the second-level cache of the CPUs this was measured on.
+_CHUNK_BYTES = 2**20
 
 
 def squared_frequencies(height: int, width: int, like: Tensor) -> Tensor:
@@ -47,6 +64,23 @@ def squared_frequencies(height: int, width: int, like: Tensor) -> Tensor:
     return _SQUARED_FREQUENCIES.get((height, width, dtype, like.device), make, like)
 
 
+def predict_diffusivity(freq_embed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Predict the diffusivity of every frequency and channel, ``relu(linear(freq_embed))``.
+
+    Args:
+        freq_embed: Frequency embedding of shape (H, W, C).
+        weight: Weight of the linear layer, shape (C, C).
+        bias: Its bias, shape (C,).
+
+    Returns:
+        Diffusivity of shape (H, W, C), not negative; at least float32 also under autocast, for it
+        is an exponent.
+    """
+    dtype = torch.promote_types(freq_embed.dtype, torch.float32)
+    with without_autocast(freq_embed.device.type):
+        return F.relu(F.linear(freq_embed.to(dtype), weight.to(dtype), bias.to(dtype)))
+
+
 def heat_decay(k: Tensor) -> Tensor:
     """What is left of each frequency after conduction, ``exp(-(wn^2 + wm^2)) ** k``.
 
@@ -62,21 +96,43 @@ def heat_decay(k: Tensor) -> Tensor:
     return torch.exp(k * -squared_frequencies(k.size(0), k.size(1), k)[..., None])
 
 
-def conduct(x: Tensor, decay: Tensor, method: str = 'auto') -> Tensor:
-    """Let each frequency of a map decay: DCT, product, inverse DCT.
+def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
+    """Let the heat of a map spread: DCT, decay, inverse DCT.
 
     Args:
         x: Initial temperature of shape (B, H, W, C), floating point.
-        decay: What is left of each frequency, shape (H, W, C): see :func:`heat_decay`.
-        method: How: one of ``CONDUCTION_METHODS``, or ``'auto'`` for the fastest measured one. All
-            compute the same.
+        k: Diffusivity times time of shape (H, W, C), not negative. 0 leaves a frequency as it
+            is, a large or infinite value removes it; the mean of the map (n = m = 0) always stays.
 
     Returns:
         Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
         autocast's).
 
     Raises:
-        ValueError: If the shapes do not fit each other, or the method is unknown.
+        ValueError: If the shapes do not fit each other.
+
+    Example:
+        >>> x = torch.randn(1, 6, 9, 4)
+        >>> torch.allclose(heat_conduction(x, torch.zeros(6, 9, 4)), x, atol=1e-5)
+        True
+    """
+    return conduct(x, heat_decay(k))
+
+
+def conduct(x: Tensor, decay: Tensor, plain: bool | None = None) -> Tensor:
+    """Let each frequency of a map decay: DCT, product, inverse DCT.
+
+    Args:
+        x: Initial temperature of shape (B, H, W, C), floating point.
+        decay: What is left of each frequency, shape (H, W, C): see :func:`heat_decay`.
+        plain: Whether both are ordinary tensors, if known, see :func:`.dispatch.is_plain`.
+
+    Returns:
+        Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
+        autocast's).
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
     """
     if x.dim() != 4 or x.shape[1:] != decay.shape:
         raise ValueError(
@@ -85,33 +141,116 @@ def conduct(x: Tensor, decay: Tensor, method: str = 'auto') -> Tensor:
         )
     dtype = compute_dtype(x)
     x, decay = x.to(dtype), decay.to(dtype)
-    if method == 'auto':
-        method = fastest_method(x, decay)
-    elif method not in CONDUCTION_METHODS:
-        names = ', '.join(CONDUCTION_METHODS)
-        raise ValueError(f"method is 'auto' or one of {names}, got {method!r}")
-    return CONDUCTION_METHODS[method](x, decay)
+    if kernels_enabled(x.device) and fits_kernels(x):
+        return heat_conduct(x, decay)
+    plain = is_plain((x, decay)) if plain is None else plain
+    if rows_are_faster(x) and plain and not needs_grad((x, decay)):
+        return conduct_by_rows(x, decay)
+    return conduct_by_matrix(x, decay, plain)
 
 
-def heat_conduction(x: Tensor, k: Tensor, method: str = 'auto') -> Tensor:
-    """Let the heat of a map spread: DCT, decay, inverse DCT.
+def conduct_by_matrix(x: Tensor, decay: Tensor, plain: bool | None = None) -> Tensor:
+    """Conduct heat by matrix products, two for each axis.
 
     Args:
-        x: Initial temperature of shape (B, H, W, C), floating point.
-        k: Diffusivity times time of shape (H, W, C), not negative. 0 leaves a frequency as it
-            is, a large or infinite value removes it; the mean of the map (n = m = 0) always stays.
-        method: How, see :func:`conduct`.
+        x: Map of shape (B, H, W, C).
+        decay: Decay of shape (H, W, C), of the map's dtype.
+        plain: Whether both are ordinary tensors, if known.
 
     Returns:
-        Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
-        autocast's).
-
-    Raises:
-        ValueError: If the shapes do not fit each other, or the method is unknown.
-
-    Example:
-        >>> x = torch.randn(1, 6, 9, 4)
-        >>> torch.allclose(heat_conduction(x, torch.zeros(6, 9, 4)), x, atol=1e-5)
-        True
+        Map of shape (B, H, W, C).
     """
-    return conduct(x, heat_decay(k), method)
+    # A compiler decides by itself what to recompute.
+    if is_plain((x, decay)) if plain is None else plain:
+        return _Conduct.apply(x, decay) if needs_grad((x, decay)) else _conduct(x, decay)
+    coefficients = _analyse(x)
+    # Compiled under autocast, the transform is where the dtype changes.
+    return _synthesise(coefficients * decay.to(coefficients.dtype))
+
+
+def _analyse(x: Tensor, memory: Sequence[Tensor] = ()) -> Tensor:
+    return transform2d(x, analysis_basis(x.size(1), x), analysis_basis(x.size(2), x), memory)
+
+
+def _synthesise(coefficients: Tensor, memory: Sequence[Tensor] = ()) -> Tensor:
+    height, width = coefficients.shape[1:3]
+    along_height = synthesis_basis(height, coefficients)
+    return transform2d(coefficients, along_height, synthesis_basis(width, coefficients), memory)
+
+
+def _conduct(x: Tensor, decay: Tensor) -> Tensor:
+    """Conduct heat in the memory of two maps, while nothing is recorded."""
+    memory = _maps_like(x, 2)
+    return _synthesise(_analyse(x, memory).mul_(decay), memory)
+
+
+def _maps_like(x: Tensor, count: int) -> list[Tensor]:
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(count)]
+
+
+class _Conduct(torch.autograd.Function):
+    """Conduction that saves its inputs alone: the backward pass computes the coefficients again.
+
+    It consists of differentiable operations, so it can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, decay: Tensor) -> Tensor:
+        """Transform, multiply, transform back."""
+        ctx.save_for_backward(x, decay)
+        return _conduct(x, decay)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of the map and of the decay."""
+        x, decay = ctx.saved_tensors
+        height, width = x.shape[1:3]
+        grad_x = grad_decay = None
+        # The transposed inverse: the transform itself, in the scale of the inverse.
+        back = synthesis_basis(height, x).T, synthesis_basis(width, x).T
+        there = analysis_basis(height, x).T, analysis_basis(width, x).T
+        overwrite = not torch.is_grad_enabled() and is_plain((grad, x, decay))
+        memory = _maps_like(x, 2) if overwrite else ()
+        grad = transform2d(grad, *back, memory)
+        if ctx.needs_input_grad[1]:
+            coefficients = _analyse(x, [memory[0], *_maps_like(x, 1)] if overwrite else ())
+            grad_decay = multiply(coefficients, grad, overwrite).sum(0)
+        if ctx.needs_input_grad[0]:
+            grad_x = transform2d(multiply(grad, decay, overwrite), *there, memory)
+        return grad_x, grad_decay
+
+
+def rows_are_faster(x: Tensor) -> bool:
+    """Whether :func:`conduct_by_rows` beats the matrix products (``docs/benchmarks.md``).
+
+    Long rows overflow a CPU's cache, and bfloat16's batched product copies the basis for each.
+    """
+    return x.device.type == 'cpu' and x.dtype == torch.bfloat16 and x.size(2) >= _ROWS_FROM_WIDTH
+
+
+def conduct_by_rows(x: Tensor, decay: Tensor) -> Tensor:
+    """Conduct heat a few rows at a time: there, decayed and back while they are in the cache.
+
+    Args:
+        x: Map of shape (B, H, W, C), an ordinary tensor; nothing is recorded.
+        decay: Decay of shape (H, W, C), of the map's dtype.
+
+    Returns:
+        Map of shape (B, H, W, C).
+    """
+    _, height, width, channels = x.shape
+    there, back = analysis_basis(width, x), synthesis_basis(width, x)
+    x = _along_height(analysis_basis(height, x), x)
+    step = max(1, _CHUNK_BYTES // max(1, width * channels * x.element_size()))
+    for image in x:
+        for rows, kept in zip(image.split(step), decay.split(step), strict=True):
+            count = rows.size(0)
+            coefficients = torch.bmm(there.expand(count, -1, -1), rows).mul_(kept)
+            torch.bmm(back.expand(count, -1, -1), coefficients, out=rows)
+    return _along_height(synthesis_basis(height, x), x)
+
+
+def _along_height(basis: Tensor, x: Tensor) -> Tensor:
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width * channels)
+    return torch.bmm(basis.expand(batch, -1, -1), x).view(batch, height, width, channels)

@@ -226,7 +226,7 @@ GADGETS: list[tuple[str, str, tuple]] = [
         'mmengine.logging': 'MMLogger HistoryBuffer',
         'mmengine.logging.history_buffer': 'HistoryBuffer.register_statistics np.load np',
         'mmvheat.checkpoint': 'write_checkpoint read_checkpoint convert_file',
-        'mmvheat.checkpoint.safe_globals': '_statistics_only',
+        'mmvheat.checkpoint.io.safe_globals': '_statistics_only',
         'checkpoint.fuzz_canary': 'fire',
         'yacs.config': 'load_cfg CfgNode.load_cfg CfgNode.__init__',
         'argparse': 'Namespace',

@@ -21,7 +21,7 @@ from checkpoint.fuzz_cases import CANARY, Case
 from mmengine.logging import HistoryBuffer
 
 from mmvheat.checkpoint import convert_file, fold_file, read_checkpoint
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
 __all__ = ['FLOOR', 'Outcome', 'Server']

@@ -9,9 +9,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmvheat.checkpoint import convert_file, describe_checkpoint
+from mmvheat.cli.matching_configs import CONFIGS as TABLE
+from mmvheat.cli.matching_configs import find_uses
 from mmvheat.layers import HeatBlock
-from mmvheat.matching_configs import CONFIGS as TABLE
-from mmvheat.matching_configs import find_uses
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FILES = sorted(p for p in CONFIGS.glob('*/*.py') if p.parent.name != '_base_')

@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from torch import nn
 
-from mmvheat.engine import CompileBackboneHook, compile_hook
-from mmvheat.engine.compile_hook import use_compile
+from mmvheat.engine import CompileBackboneHook
+from mmvheat.engine import compile as compile_hook
+from mmvheat.engine.compile import use_compile
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 

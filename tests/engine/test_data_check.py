@@ -5,7 +5,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.registry import DATASETS
 from torch import nn
 
-from mmvheat.engine.data_check import check_classes, check_samples, empty_data_errors
+from mmvheat.engine.dataset_fit import check_classes, check_samples, empty_data_errors
 from mmvheat.engine.runner import Runner
 from mmvheat.errors import UserError
 

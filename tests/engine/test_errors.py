@@ -1,8 +1,7 @@
 import pytest
 from torch import nn
 
-from mmvheat.engine.errors import config_errors
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, config_errors
 from mmvheat.models import VHeat
 from mmvheat.ops import freq_embed
 

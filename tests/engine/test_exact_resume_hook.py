@@ -7,7 +7,7 @@ from ranks import run_in_ranks
 from tiny_runner import NotingModel, tiny_runner
 
 from mmvheat.engine import ExactResumeHook
-from mmvheat.engine.process_group import end_group
+from mmvheat.engine.distributed import end_group
 
 # Four iterations are an epoch.
 RUNS = [(True, 4), (False, 16)]

@@ -177,7 +177,7 @@ def spoil_one_rank(work_dir):
     """Train where rank 1 alone meets a NaN; return the error of this rank."""
     from mmengine.dist import get_rank
 
-    from mmvheat.engine.process_group import end_group
+    from mmvheat.engine.distributed import end_group
 
     errors = []
     for kind in ('loss', 'images', 'sharded'):

@@ -6,9 +6,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, RUNNERS, STRATEGIES, DefaultScope
 
-from mmvheat.engine.flexible_runner import FlexibleRunner
-from mmvheat.engine.fsdp import FSDPStrategy, wrap_heat_blocks
-from mmvheat.engine.process_group import end_group
+from mmvheat.engine.distributed import end_group
+from mmvheat.engine.fsdp import FlexibleRunner, FSDPStrategy, wrap_heat_blocks
 from mmvheat.layers import HeatBlock
 from mmvheat.models import VHeat
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mmvheat.engine import CPUAmpOptimWrapper
-from mmvheat.engine.process_group import end_group, start_cpu_group
+from mmvheat.engine.distributed import end_group, start_cpu_group
 from mmvheat.models import VHeat
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvheat.engine.process_group import LAUNCHER, end_group, start_cpu_group
+from mmvheat.engine.distributed import LAUNCHER, end_group, start_cpu_group
 from mmvheat.errors import UserError
 
 
@@ -110,7 +110,7 @@ def test_slurm_nodes_that_nobody_can_name(slurm, monkeypatch, tmp_path):
 # A launcher, its process, and the worker of its data loader. Each prints its id.
 LAUNCHED = """
 import os, time
-from mmvheat.engine.process_group import LAUNCHER, die_with_launcher, start_loader_worker
+from mmvheat.engine.distributed import LAUNCHER, die_with_launcher, start_loader_worker
 os.environ[LAUNCHER] = str(os.getpid())
 if os.fork() == 0:
     die_with_launcher()
@@ -146,7 +146,7 @@ def test_nothing_outlives_a_killed_launcher():
 
 
 def test_a_launcher_that_ended_before_is_noticed():
-    code = 'from mmvheat.engine.process_group import die_with_launcher as f; f(); print("alive")'
+    code = 'from mmvheat.engine.distributed import die_with_launcher as f; f(); print("alive")'
     for launcher, said in ((None, 'alive\n'), (str(os.getpid()), 'alive\n'), ('1', '')):
         env = dict(os.environ) | ({LAUNCHER: launcher} if launcher else {})
         done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)

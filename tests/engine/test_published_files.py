@@ -7,7 +7,7 @@ from mmengine.runner import load_checkpoint
 
 import mmvheat  # noqa: F401  (registers the loaders)
 from mmvheat.checkpoint import as_mmengine_checkpoint
-from mmvheat.engine.checkpoint_check import read_weights
+from mmvheat.cli.preflight import read_weights
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
-from mmvheat.engine.seeded_loader import SeededLoader, endless_batches
+from mmvheat.engine.resume import SeededLoader, endless_batches
 
 
 class _Noise(Dataset):

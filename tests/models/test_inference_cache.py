@@ -13,7 +13,8 @@ import torch
 import torch.nn.utils.prune
 
 from mmvheat.layers import heat2d
-from mmvheat.models import VHeat, stage
+from mmvheat.models import VHeat
+from mmvheat.models import vheat as stage
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(depths=[1, 2], dims=8, post_norm=True, layer_scale_init_value=0.5)

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmvheat.layers import Heat2D
 from mmvheat.ops import dct, heat, heat_conduction
-from mmvheat.ops.constant_cache import ConstantCache
+from mmvheat.ops.tensor_cache import ConstantCache
 
 LIKE = torch.zeros(1)
 

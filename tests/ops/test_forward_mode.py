@@ -13,12 +13,12 @@ from mmvheat.ops import (
     gated_linear,
     heat_conduction,
     kernels_available,
-    linear,
     linear_gelu,
-    mlp,
     resize_freq_embed,
     use_kernels,
 )
+from mmvheat.ops import fused as linear
+from mmvheat.ops import fused as mlp
 
 C, D = 6, 10
 

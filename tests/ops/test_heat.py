@@ -11,7 +11,8 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from mmvheat.ops import CONDUCTION_METHODS, conduct, dct_basis, heat_conduction, heat_decay
-from mmvheat.ops.conduction import fastest_method, rows
+from mmvheat.ops import heat as rows
+from mmvheat.ops.heat import fastest_method
 from mmvheat.ops.reference import heat_conduction_reference
 
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mmvheat.ops.lru import LruStore
+from mmvheat.ops.tensor_cache import LruStore
 
 
 def nbytes(tensor: torch.Tensor) -> int:

@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 ROOT = Path(__file__).parents[2]
 SEGMENTATION = ROOT / 'tests/tools/configs/segmentation.py'
-LOCAL_FILE = ('mmvheat.checkpoint_arguments', 'local_file')
+LOCAL_FILE = ('mmvheat.cli.arguments', 'local_file')
 # What each command line runs through: a function of ours, as (module, attribute).
 PLANTED = {
-    'tools/train.py {segmentation}': ('mmvheat.engine.training_config', 'check_initial_weights'),
+    'tools/train.py {segmentation}': ('mmvheat.cli.config', 'check_initial_weights'),
     'tools/train.py {segmentation} --work-dir w': ('mmvheat.models.vheat', 'resolve_arch'),
     'tools/test.py {segmentation} w.pth': ('mmvheat.engine.stack_fixes', 'read_checkpoint'),
     'tools/test.py {segmentation} w.pth --tta': ('mmvheat.engine.tta', '_flipped'),
-    'tools/demo_image.py i.png {segmentation} w.pth': ('mmvheat.engine.common_config', 'uses_cpu'),
-    'tools/check_data.py {segmentation}': ('mmvheat.engine.common_config', '_complete_dataloader'),
+    'tools/demo_image.py i.png {segmentation} w.pth': ('mmvheat.cli.config', 'uses_cpu'),
+    'tools/check_data.py {segmentation}': ('mmvheat.cli.config', '_complete_dataloader'),
     'tools/get_flops.py {segmentation}': ('mmvheat.models.vheat', '_image_size'),
     'tools/fold_for_inference.py w.pth out.pth --size 64': LOCAL_FILE,
     'interpolate4downstream.py --pt_pth w.pth --pt_size 64 --tg_pth o.pth --tg_size 96': LOCAL_FILE,
-    'tools/prepare_digits.py --data-root d': ('mmvheat.datasets.prepare', 'check_root'),
-    'mmvheat/engine/launch.py 1 tools/test.py': ('mmvheat.engine.launch', 'uses_cpu'),
+    'tools/prepare_digits.py --data-root d': ('digits.prepare', 'check_root'),
+    'mmvheat/engine/launch.py 1 tools/test.py': ('mmvheat.cli.launch', 'uses_cpu'),
 }
 MISTAKES = {
     'tools/train.py gone.py': 'gone.py does not exist',
@@ -68,7 +68,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
         monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.setattr(sys, 'argv', [str(path), *arguments])
         if script.startswith('mmvheat'):
-            return run_command(importlib.import_module('mmvheat.engine.launch').main)
+            return run_command(importlib.import_module('mmvheat.cli.launch').main)
         spec = spec_from_file_location(f'run_{path.stem}', path)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)

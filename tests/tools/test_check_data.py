@@ -9,7 +9,7 @@ import cv2
 import pytest
 from own_data import CONFIGS, DATA, edited, make_digits, tool
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 DIGITS = list('0123456789')
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torchvision.io import read_image, write_png
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
 DEMO = Path(__file__).parents[2] / 'tools' / 'demo'

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / 'configs/classification/vheat-tiny_16xb128_in1k.py'

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from shrunken import shrink
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 pytest.importorskip('mmcv')
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'

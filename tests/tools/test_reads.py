@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 
 pytest.importorskip('mmcv')
 ROOT = Path(__file__).parents[2]

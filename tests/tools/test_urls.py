@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from web import Web, hostile_pickle, serve
 
-from mmvheat.command_line import run_command
+from mmvheat.cli.command import run_command
 from mmvheat.engine import ExactResumeHook
 from mmvheat.models import VHeat
 

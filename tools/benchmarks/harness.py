@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from timing import Spread, Timed, measure
 
-from mmvheat.command_line import OneLineParser, run_command
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}

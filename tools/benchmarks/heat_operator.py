@@ -17,11 +17,8 @@ from timing import Spread, Timed
 from torch import Tensor
 
 from mmvheat.errors import UserError
-from mmvheat.ops import dct_basis, heat_conduction, heat_decay
-from mmvheat.ops.conduction.fused import conduct_by_kernels
-from mmvheat.ops.conduction.matrix import conduct_by_matrix
-from mmvheat.ops.conduction.rows import conduct_by_rows
-from mmvheat.ops.kernels import kernels_available
+from mmvheat.ops import dct_basis, heat_conduction, heat_decay, kernels_available, use_kernels
+from mmvheat.ops.heat import conduct_by_matrix, conduct_by_rows
 from mmvheat.ops.reference import heat_conduction_reference
 
 Operator = Callable[[Tensor, Tensor], Tensor]
@@ -46,6 +43,12 @@ def by(conduct: Operator) -> Operator:
     return operator
 
 
+def fused_conduction(x: Tensor, k: Tensor) -> Tensor:
+    """Conduction by the fused kernels, where they are available and fit."""
+    with use_kernels():
+        return heat_conduction(x, k)
+
+
 def einsum_conduction(x: Tensor, k: Tensor) -> Tensor:
     """Conduction as anybody would write it: orthonormal matrices in the dtype of the map."""
     rows = dct_basis(x.size(1), x.dtype, x.device)
@@ -61,7 +64,7 @@ OPERATORS: dict[str, Operator] = {
     'mmvheat': heat_conduction,
     'matrix': by(conduct_by_matrix),
     'rows': by(conduct_by_rows),
-    'fused': by(conduct_by_kernels),
+    'fused': fused_conduction,
     'einsum': einsum_conduction,
 }
 

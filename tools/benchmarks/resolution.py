@@ -14,8 +14,8 @@ from harness import DTYPES, Benchmark, make_parser, positive, release, run
 from models import OURS, Group, build_model, check_timm
 from torch import nn
 
-from mmvheat.analysis import Count, count_model
 from mmvheat.errors import UserError
+from mmvheat.models.counting import Count, count_model
 
 RESOLUTIONS = [224, 384, 512, 768, 1024, 1280, 1536, 2048]
 STRIDE = 32

@@ -18,11 +18,12 @@ from progress import StepProgress
 from report import Outcome, load_reference, report
 from rich.console import Console
 
-from mmvheat import command_line
-from mmvheat.datasets import prepare_digits
-from mmvheat.engine.common_config import writable_folder
+from mmvheat.cli import command
+from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.config import writable_folder
 
 TOP = Path(__file__).resolve().parents[2]
+sys.path.append(str(TOP / 'tools'))
 CONFIGS = TOP / 'configs' / 'demo'
 CLASSIFIER = CONFIGS / 'vheat-mini_2xb16-3000i_digits-64x64.py'
 DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
@@ -94,6 +95,8 @@ class Demo:
 
     def _prepare(self) -> None:
         """Make the data, unless they are there."""
+        from digits import prepare_digits
+
         with StepProgress(self.console, 'images') as progress:
             prepare_digits(TOP / 'data' / 'digits', progress=progress.update)
 
@@ -155,7 +158,7 @@ class Demo:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    parser = command_line.OneLineParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument(
         '--scratch', action='store_true', help='train downstream without the pretrained backbone'
     )
@@ -187,4 +190,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(command_line.run_command(main))
+    sys.exit(command.run_command(main))

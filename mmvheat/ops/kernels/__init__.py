@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..private_torch import dual_level_is_open
+from ..dispatch import dual_level_is_open
 from .conduction import fits_kernels, heat_conduct
 from .gated_norm import norm_gate
 from .optional_triton import HAS_TRITON, INTERPRETED

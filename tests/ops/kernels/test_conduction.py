@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmvheat.layers import Heat2D
 from mmvheat.ops import conduct, dct_basis, heat_decay, kernels_available, use_kernels
-from mmvheat.ops.conduction import fastest_method
+from mmvheat.ops.heat import fastest_method
 from mmvheat.ops.kernels import fits_kernels, heat_conduct
 from mmvheat.ops.reference import dct2d_reference, idct2d_reference
 

@@ -1,0 +1,1 @@
+"""What the command lines share: arguments, configs, the preflight, mistakes in one line."""

@@ -1,0 +1,151 @@
+"""The parsers of the command lines, and the arguments that several of them share."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmengine.config import DictAction
+
+from mmvheat.checkpoint import MAX_SIDE
+from mmvheat.checkpoint.io.download import is_url, local_file
+from mmvheat.checkpoint.io.writing import check_target
+from mmvheat.cli.command import MISTAKE
+
+__all__ = ['ArgumentParser', 'add_key_and_force', 'add_size_argument', 'source_file']
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a mistake on the command line in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit."""
+        self.exit(MISTAKE, f'error: {message} (--help lists the arguments)\n')
+
+
+class _CfgOptions(DictAction):
+    """mmengine's DictAction, with one clear line instead of a traceback."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option)
+        except (ValueError, AssertionError):
+            parser.error(f'--cfg-options takes KEY=VALUE pairs, got {" ".join(values)!r}')
+
+
+class ArgumentParser(OneLineParser):
+    """A parser with the arguments of both tools.
+
+    Args:
+        description: First line of the help.
+    """
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description)
+
+    def add_common_arguments(self) -> None:
+        """Add the options of OpenMMLab's tools that training and testing share."""
+        self.add_argument(
+            '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
+        )
+        self.add_argument(
+            '--cfg-options',
+            nargs='+',
+            action=_CfgOptions,
+            metavar='KEY=VALUE',
+            help='override settings of the config; a list as key="[a,b]" or key=a,b, a nested one '
+            'as key="[(a,b),(c,d)]", with the quotation marks and without white space',
+        )
+        self.add_argument(
+            '--compile',
+            nargs='?',
+            const='inductor',
+            metavar='BACKEND',
+            help='compile the backbone with torch.compile (inductor); the first iterations take '
+            'minutes, and so does a second image size',
+        )
+        self.add_argument(
+            '--launcher',
+            choices=['none', 'pytorch', 'slurm', 'mpi'],
+            default='none',
+            help='how the processes were started; dist_train.sh and dist_test.sh say pytorch',
+        )
+        self.add_argument(
+            '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """Parse, and tell mmengine the local rank that an old launcher passed as an option."""
+        parsed = super().parse_args(args, namespace)
+        os.environ.setdefault('LOCAL_RANK', str(parsed.local_rank))
+        return parsed
+
+
+class _SizeAction(argparse.Action):
+    """Completes one side of a square to (height, width)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f'expected N or H W, got {len(values)} numbers')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
+    return int(text)
+
+
+def add_size_argument(
+    parser: argparse.ArgumentParser, name: str, help: str, required: bool = True
+) -> None:
+    """Add an option that takes N or H W, in pixels, and gives (height, width).
+
+    Args:
+        parser: The parser.
+        name: The option, with its dashes.
+        help: What it is for.
+        required: Whether it must be given.
+    """
+    parser.add_argument(
+        name, action=_SizeAction, type=_side, nargs='+', required=required, metavar='N', help=help
+    )
+
+
+def add_key_and_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--key``, for what to read, and ``--force``, for what may be replaced.
+
+    Args:
+        parser: The parser.
+    """
+    parser.add_argument(
+        '--key',
+        help='entry that holds the weights, for example model_ema (the first there is of model, '
+        'state_dict, model_ema, ema_state_dict)',
+    )
+    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
+
+
+def source_file(source: str, target: str, force: bool) -> Path:
+    """Find the checkpoint to read; one that has an address is downloaded.
+
+    Args:
+        source: Its path or address.
+        target: The file to write, looked at before anything is downloaded.
+        force: Whether that may be replaced.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        UserError: If it cannot be downloaded, or the target could not be written then.
+    """
+    if is_url(source):
+        check_target(target, force)
+    return local_file(source)

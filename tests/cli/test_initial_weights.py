@@ -1,0 +1,54 @@
+"""Weights that a config names for the start of training: needed there, and only there."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mmvheat.cli.config import prepare_testing, prepare_training
+from mmvheat.cli.preflight import check_initial_weights
+from mmvheat.errors import UserError
+
+CONFIG = """
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='gone.pth')))
+train_dataloader = test_dataloader = dict(dataset=dict())
+train_cfg = optim_wrapper = test_cfg = test_evaluator = dict()
+"""
+
+
+@pytest.fixture
+def args(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(CONFIG)
+    return argparse.Namespace(
+        config=str(config),
+        work_dir=str(tmp_path / 'work'),
+        cfg_options=None,
+        compile=None,
+        launcher='none',
+    )
+
+
+def test_training_needs_them(args):
+    vars(args).update(seed=None, amp=False, auto_scale_lr=False, resume=None)
+    with pytest.raises(UserError, match=r'pretrained weights gone\.pth do not exist'):
+        prepare_training(args)
+
+
+def test_testing_does_not(args):
+    vars(args).update(checkpoint='c.pth', out=None, show=False, show_dir=None, tta=False)
+    assert prepare_testing(args).load_from == 'c.pth'
+
+
+@pytest.mark.parametrize('kind', ['MMDET_VHEAT', 'MMSEG_VHEAT'])
+def test_the_published_backbones_name_theirs_otherwise(kind):
+    """Their ``init_cfg`` is a Swin Transformer's, which they ignore."""
+    inherited = dict(type='Pretrained', checkpoint='swin.pth')
+    model = dict(backbone=dict(type=kind, init_cfg=inherited, pretrained='path/to/pth'))
+    with pytest.raises(UserError, match='path/to/pth do not exist.*other pretrained'):
+        check_initial_weights(model, Path('config.py'))
+    model['backbone']['pretrained'] = None
+    check_initial_weights(model, Path('config.py'))
