@@ -1,4 +1,4 @@
-"""The inference form: the same function at one size, and back again."""
+"""The inference form: the same function at one size."""
 
 import copy
 
@@ -16,13 +16,11 @@ def run(model, x):
 
 
 @pytest.mark.parametrize('size', [None, 32, (40, 21)])
-def test_there_and_back(model, size):
+def test_it_computes_the_same_at_its_one_size(model, size):
     height, width = (size or 32,) * 2 if not isinstance(size, tuple) else size
     x, other = torch.randn(2, 3, height, width), torch.randn(1, 3, 24, 48)
-    state, expected, expected_other = copy.deepcopy(model.state_dict()), run(model, x), None
-    expected_other = run(model, other)
-
-    model.fold(size)
+    expected = run(model, x)
+    assert model.fold(size) is model
     torch.testing.assert_close(run(model, x), expected, atol=1e-6, rtol=1e-6)
     names = set(model.state_dict())
     assert not any('to_k' in name or 'freq_embed' in name for name in names)
@@ -30,28 +28,35 @@ def test_there_and_back(model, size):
     with pytest.raises(ValueError, match=f'folded for images of {height} x {width}, got 24 x 48'):
         model(other)
 
-    model.unfold()
-    assert model.state_dict().keys() == state.keys()
-    assert all(torch.equal(model.state_dict()[name], state[name]) for name in state)
-    torch.testing.assert_close(run(model, other), expected_other, atol=1e-6, rtol=1e-6)
-    model.train()(x)[1].sum().backward()
-    assert all(p.grad is not None for n, p in model.named_parameters() if 'outnorm0' not in n)
 
-
-def test_what_moved_while_folded_comes_back_moved(model):
-    model.fold().double()
-    assert run(model, torch.randn(1, 3, 32, 32).double()).dtype == torch.float64
-    model.unfold()
-    assert {p.dtype for p in model.parameters()} == {torch.float64}
-    run(model, torch.randn(1, 3, 24, 32).double())
-
-
-def test_a_copy_unfolds_by_itself(model):
+def test_a_copy_made_before_keeps_the_training_form(model):
     x = torch.randn(1, 3, 24, 48)
-    expected = run(model, x)
-    clone = copy.deepcopy(model.fold())
-    torch.testing.assert_close(run(clone.unfold(), x), expected, atol=1e-6, rtol=1e-6)
-    assert model.folded_for == (32, 32)
+    expected, clone = run(model, x), copy.deepcopy(model)
+    model.fold()
+    torch.testing.assert_close(run(clone, x), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_folded_model_moves_copies_and_reloads(model):
+    x = torch.randn(1, 3, 32, 32)
+    expected = run(model.fold(), x)
+    assert torch.equal(run(copy.deepcopy(model), x), expected)
+    built = VHeat(ARCH, img_size=32, out_indices=(0, 1), inference_form=True).eval()
+    built.load_state_dict(model.state_dict())
+    assert torch.equal(run(built, x), expected)
+    assert run(model.double(), x.double()).dtype == torch.float64
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+def test_every_module_and_parameter_of_a_folded_model_obeys(model):
+    """Nothing is hidden from ``train()``, ``eval()``, ``requires_grad_()`` and the optimizer."""
+    model.fold().requires_grad_(True).train()
+    assert all(module.training for module in model.modules())
+    model(torch.randn(2, 3, 32, 32))[1].sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == ('outnorm0' not in name), name
+    model.requires_grad_(False).eval()
+    assert not any(module.training for module in model.modules())
+    assert not model(torch.randn(2, 3, 32, 32))[1].requires_grad
 
 
 def test_a_folded_model_in_training_says_so_once(model, log):
@@ -70,17 +75,9 @@ def test_the_inference_form_is_for_inference(model):
     assert all(block.op.k_exp.grad is None for block in model.layers[1].blocks())
 
 
-def test_misuse_gets_one_line(model):
-    with pytest.raises(ValueError, match='is not folded'):
-        model.unfold()
+def test_folding_twice_is_refused(model):
     with pytest.raises(ValueError, match='folded already'):
         model.fold().fold()
-    built = VHeat(ARCH, img_size=32, out_indices=(0, 1), inference_form=True)
-    with pytest.raises(ValueError, match='built or loaded in the inference form'):
-        built.unfold()
-    model.load_state_dict(built.state_dict())
-    with pytest.raises(ValueError, match='built or loaded in the inference form'):
-        model.unfold()
 
 
 def test_it_has_fewer_parameters_and_builds_on_the_meta_device():

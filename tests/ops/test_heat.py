@@ -10,9 +10,8 @@ from golden import golden_npz
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from mmvheat.ops import CONDUCTION_METHODS, conduct, dct_basis, heat_conduction, heat_decay
-from mmvheat.ops import heat as rows
-from mmvheat.ops.heat import fastest_method
+from mmvheat.ops import conduct, dct_basis, heat, heat_conduction, heat_decay
+from mmvheat.ops.heat import conduct_by_rows, rows_are_faster
 from mmvheat.ops.reference import heat_conduction_reference
 
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]
@@ -37,20 +36,29 @@ def heat_plain(x: Tensor, k: Tensor) -> Tensor:
     return torch.einsum('ni,mj,bnmc->bijc', rows, columns, x)
 
 
+def heat_by_rows(x: Tensor, k: Tensor) -> Tensor:
+    return conduct_by_rows(x, heat_decay(k).to(x.dtype))
+
+
+def heat_watched(x: Tensor, k: Tensor) -> Tensor:
+    return conduct(x, heat_decay(k), plain=False)
+
+
 # The fused kernels have tests of their own: on a CPU they run in Triton's interpreter.
-METHODS = ['auto', *(name for name in CONDUCTION_METHODS if name != 'fused')]
+RECORDED = {'chosen': heat_conduction, 'watched': heat_watched}
+WAYS = RECORDED | {'rows': heat_by_rows}
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Let the fused rows come in several pieces on small maps too."""
-    monkeypatch.setattr(rows, '_CHUNK_BYTES', 256)
+    """Let the rows come in several pieces on small maps too."""
+    monkeypatch.setattr(heat, '_CHUNK_BYTES', 256)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_first_memory', 'strided'])
 @pytest.mark.parametrize(('height', 'width'), SIZES)
-def test_production_reference_and_scipy_agree(height, width, layout, method):
+def test_production_reference_and_scipy_agree(height, width, layout, way):
     x = {
         'contiguous': torch.randn(2, height, width, 4),
         'channels_first_memory': torch.randn(2, 4, height, width).permute(0, 2, 3, 1),
@@ -60,9 +68,9 @@ def test_production_reference_and_scipy_agree(height, width, layout, method):
     truth = heat_scipy(x, k)
     torch.testing.assert_close(heat_conduction_reference(x, k), truth, atol=1e-12, rtol=0)
     before = x.clone()
-    torch.testing.assert_close(heat_conduction(x, k, method), truth, atol=1e-12, rtol=0)
+    torch.testing.assert_close(WAYS[way](x, k), truth, atol=1e-12, rtol=0)
     assert torch.equal(x, before)
-    single = heat_conduction(x.float(), k.float(), method)
+    single = WAYS[way](x.float(), k.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single, truth.float(), atol=1e-5, rtol=0)
 
@@ -93,25 +101,21 @@ def test_constants_are_those_of_the_published_code(tag):
     torch.testing.assert_close(decay, torch.from_numpy(golden[f'{tag}/decay']), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('way', RECORDED)
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (3, 4), (1, 5)])
-def test_gradients_of_map_and_diffusivity(height, width, method):
+def test_gradients_of_map_and_diffusivity(height, width, way):
     x = torch.randn(2, height, width, 2, dtype=torch.float64, requires_grad=True)
     k = torch.rand(height, width, 2, dtype=torch.float64, requires_grad=True)
-
-    def run(x: Tensor, k: Tensor) -> Tensor:
-        return heat_conduction(x, k, method)
-
-    assert torch.autograd.gradcheck(run, (x, k))
-    assert torch.autograd.gradgradcheck(run, (x, k))
+    assert torch.autograd.gradcheck(RECORDED[way], (x, k))
+    assert torch.autograd.gradgradcheck(RECORDED[way], (x, k))
 
 
 @pytest.mark.parametrize('diffusivity', [0.0, 0.2, 3.0])
 @pytest.mark.parametrize(('height', 'width'), [(7, 7), (14, 23), (56, 40)])
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('way', WAYS)
 def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(
-    method, dtype, height, width, diffusivity
+    way, dtype, height, width, diffusivity
 ):
     x = (3 + torch.randn(2, height, width, 8)).to(dtype)
     k = diffusivity * torch.rand(height, width, 8)
@@ -121,19 +125,19 @@ def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(
         assert result.dtype == dtype
         return (result.double() - truth).square().mean().sqrt().item()
 
-    assert error(heat_conduction(x, k, method)) <= 2 * error(heat_plain(x, k))
+    assert error(WAYS[way](x, k)) <= 2 * error(heat_plain(x, k))
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('way', RECORDED)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('huge', [math.inf, 1e38, 3e5])
-def test_an_infinite_diffusivity_leaves_the_mean_and_no_nan(huge, dtype, method):
+def test_an_infinite_diffusivity_leaves_the_mean_and_no_nan(huge, dtype, way):
     x = torch.randn(2, 5, 4, 3, dtype=dtype)
     # The second channel alone conducts so well, and one frequency of the third.
     k = torch.rand(5, 4, 3, dtype=dtype)
     k[..., 1], k[2, 3, 2] = huge, huge
     x.requires_grad_(), k.requires_grad_()
-    warm, tame = heat_conduction(x, k, method), heat_conduction(x, k.clamp(max=1e5), method)
+    warm, tame = RECORDED[way](x, k), RECORDED[way](x, k.clamp(max=1e5))
     close = dict(atol=0.05 if dtype == torch.bfloat16 else 1e-6, rtol=0)
     mean = x[..., 1].mean((1, 2), keepdim=True).expand(2, 5, 4)
     torch.testing.assert_close(warm[..., 1], mean, **close)
@@ -159,7 +163,7 @@ def test_a_diffusivity_that_is_no_number_stays_so():
 @pytest.mark.parametrize('part', range(4))
 def test_random_sizes_up_to_700_agree_with_scipy(part, monkeypatch):
     """500 sizes in the four parts, whichever way of conduction is taken."""
-    monkeypatch.setattr(rows, '_CHUNK_BYTES', 2**20)
+    monkeypatch.setattr(heat, '_CHUNK_BYTES', 2**20)
     draw = random.Random(part)
     for _ in range(125):
         height, width = draw.randint(1, 700), draw.randint(1, 700)
@@ -186,15 +190,16 @@ def test_values_near_the_limit_of_float16_stay_finite(size, dtype, kind):
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
-def test_nothing_overflows_on_the_map_of_a_2048_image(dtype, method):
-    x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_()
-    warm = heat_conduction(x, torch.full((512, 512, 1), 0.1), method)
+def test_nothing_overflows_on_the_map_of_a_2048_image(dtype, way):
+    x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_(way in RECORDED)
+    warm = WAYS[way](x, torch.full((512, 512, 1), 0.1))
     # An orthonormal constant coefficient would be 512 * 10000, far beyond float16.
     assert ((warm.float() / 10_000 - 1).abs() < 0.02).all()
-    warm.mean().backward()
-    assert x.grad.isfinite().all()
+    if way in RECORDED:
+        warm.mean().backward()
+        assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('x_dtype', [torch.float32, torch.bfloat16], ids=str)
@@ -223,9 +228,9 @@ def test_compiles_without_a_graph_break(dynamic):
         torch.testing.assert_close(torch.autograd.grad(traced, (x, k), seed), eager)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('plain', [None, False])
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
-def test_low_precision_gradients_err_at_most_twice_as_much_as_plain_torch(dtype, method):
+def test_low_precision_gradients_err_at_most_twice_as_much_as_plain_torch(dtype, plain):
     x, k = torch.randn(3, 14, 23, 8), 0.2 * torch.rand(14, 23, 8)
     x, seed, decay = x.to(dtype), torch.randn_like(x).to(dtype), heat_decay(k).to(dtype)
 
@@ -234,32 +239,35 @@ def test_low_precision_gradients_err_at_most_twice_as_much_as_plain_torch(dtype,
         result = function(*leaves)
         return torch.autograd.grad(result, leaves, seed.to(result.dtype))
 
-    def plain(x: Tensor, decay: Tensor) -> Tensor:
+    def by_einsum(x: Tensor, decay: Tensor) -> Tensor:
         rows = dct_basis(x.size(1), x.dtype)
         columns = dct_basis(x.size(2), x.dtype)
         x = torch.einsum('ni,mj,bijc->bnmc', rows, columns, x) * decay
         return torch.einsum('ni,mj,bnmc->bijc', rows, columns, x)
 
-    truth = grads(plain, x.double(), decay.double())
-    ours = grads(lambda x, decay: conduct(x, decay, method), x, decay)
-    for grad, other, expected in zip(ours, grads(plain, x, decay), truth, strict=True):
+    truth = grads(by_einsum, x.double(), decay.double())
+    ours = grads(lambda x, decay: conduct(x, decay, plain), x, decay)
+    for grad, other, expected in zip(ours, grads(by_einsum, x, decay), truth, strict=True):
         assert grad.dtype == dtype
         assert (grad - expected).norm() <= 2 * (other - expected).norm()
 
 
-def test_the_fastest_method_is_a_method_and_plain_where_watched():
-    for size in (7, 100, 300):
-        for dtype in (torch.float32, torch.bfloat16):
-            x, decay = torch.zeros(1, 2, size, 1, dtype=dtype), torch.ones(2, size, 1, dtype=dtype)
-            assert fastest_method(x, decay) in CONDUCTION_METHODS
-            assert fastest_method(x.requires_grad_(), decay) == 'matrix'
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(
-        ValueError, match=r"one of matrix, rows, even_odd, fft, fused, got 'wavelet'$"
-    ):
-        heat_conduction(torch.zeros(1, 4, 5, 2), torch.zeros(4, 5, 2), 'wavelet')
+@pytest.mark.parametrize('width', [1, 191, 192, 700])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, *LOW_PRECISION], ids=str)
+def test_rows_begin_at_192_columns_in_bfloat16(dtype, width, monkeypatch):
+    """Where they were measured faster, and only while nothing is recorded or watched."""
+    taken = []
+    by_rows = heat.conduct_by_rows
+    monkeypatch.setattr(heat, 'conduct_by_rows', lambda *args: taken.append(1) or by_rows(*args))
+    x, decay = torch.randn(1, 2, width, 1, dtype=dtype), torch.rand(2, width, 1)
+    expected = conduct(x, decay, plain=False)
+    assert not taken
+    torch.testing.assert_close(conduct(x, decay), expected, atol=0.05, rtol=0.02)
+    wanted = dtype == torch.bfloat16 and width >= 192
+    assert bool(taken) == wanted == rows_are_faster(x)
+    taken.clear()
+    conduct(x.requires_grad_(), decay)
+    assert not taken
 
 
 def test_shapes_that_do_not_fit_are_refused():

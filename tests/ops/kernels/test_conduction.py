@@ -1,12 +1,13 @@
 """The fused conduction: on a CPU through Triton's interpreter, on a GPU compiled."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
 from mmvheat.layers import Heat2D
-from mmvheat.ops import conduct, dct_basis, heat_decay, kernels_available, use_kernels
-from mmvheat.ops.heat import fastest_method
+from mmvheat.ops import conduct, dct_basis, heat, heat_decay, kernels_available, use_kernels
 from mmvheat.ops.kernels import fits_kernels, heat_conduct
 from mmvheat.ops.reference import dct2d_reference, idct2d_reference
 
@@ -119,24 +120,31 @@ def test_compiles_without_a_graph_break():
         torch.testing.assert_close(grad, wanted)
 
 
-def test_opt_in():
+def test_opt_in(monkeypatch):
     x, decay = maps(7, 7, 8, torch.bfloat16)
     assert fits_kernels(x) and not fits_kernels(x.float())
-    assert fastest_method(x, decay) != 'fused'
-    with use_kernels():
-        assert fastest_method(x, decay) == 'fused'
-        assert torch.equal(conduct(x, decay), heat_conduct(x, decay.bfloat16()))
-        with use_kernels(False):
-            assert fastest_method(x, decay) != 'fused'
-    assert fastest_method(x, decay) != 'fused'
-    assert torch.equal(conduct(x, decay, 'fused'), heat_conduct(x, decay.bfloat16()))
+    fused, taken = heat.heat_conduct, []
+    monkeypatch.setattr(heat, 'heat_conduct', lambda *args: taken.append(1) or fused(*args))
+    for enabled in (None, True, False):
+        context = nullcontext() if enabled is None else use_kernels(enabled)
+        with context:
+            warm = conduct(x, decay)
+        assert bool(taken) == bool(enabled)
+        if enabled:
+            assert torch.equal(warm, heat_conduct(x, decay.bfloat16()))
+        taken.clear()
+    with use_kernels(), use_kernels(False):
+        conduct(x, decay)
+    assert not taken
 
 
 @pytest.mark.parametrize('shape', [(1, 200, 3, 2), (0, 4, 4, 2)])
 def test_what_does_not_fit_is_left_to_plain_torch(shape):
     x, decay = torch.randn(shape, device=DEVICE).bfloat16(), torch.ones(shape[1:], device=DEVICE)
     assert not fits_kernels(x)
-    assert torch.equal(conduct(x, decay, 'fused'), conduct(x, decay, 'matrix'))
+    expected = conduct(x, decay)
+    with use_kernels():
+        assert torch.equal(conduct(x, decay), expected)
     with pytest.raises(ValueError, match='heat_conduct wants x'):
         heat_conduct(x, decay)
 
