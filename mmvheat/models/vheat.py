@@ -29,123 +29,6 @@ from .load_hook import prepare_state_dict
 __all__ = ['VHeat']
 
 
-@dataclass(frozen=True)
-class StageDecays:
-    """The decays that are kept for one stage.
-
-    Attributes:
-        generation: Where they are kept.
-        stage: Index of the stage.
-        sources: The generation's copy of what :meth:`VHeatStage.decay_sources` returned.
-    """
-
-    generation: Generation
-    stage: int
-    sources: Sequence[Tensor]
-
-    def of(self, x: Tensor) -> Iterator[Tensor]:
-        """Iterate over the decays (H, W, C) of all blocks for a map (B, H, W, C)."""
-        size, dtype = tuple(x.shape[1:3]), compute_dtype(x)
-        embed, *weights = self.sources
-        fitted: list[Tensor] = []
-
-        for block, (weight, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
-
-            def make(weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
-                if not fitted:
-                    fitted.append(resize_freq_embed(embed, size))
-                return heat_decay(predict_diffusivity(fitted[0], weight, bias)).to(dtype)
-
-            yield self.generation.get((self.stage, block, size, dtype), make)
-
-
-class VHeatStage(nn.ModuleList):
-    """The blocks of one stage and, but for the last stage, the downsampling behind them.
-
-    Args:
-        dim: Channels.
-        drop_path_rates: Stochastic depth rate of every block; their number is the depth.
-        out_dim: Channels of the next stage; None for the last one.
-        arch: Architecture, for what all blocks share.
-        with_cp: Recompute the blocks' activations in the backward pass.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        drop_path_rates: Sequence[float],
-        out_dim: int | None,
-        arch: VHeatArch,
-        with_cp: bool,
-    ) -> None:
-        super().__init__(
-            HeatBlock(
-                dim,
-                mlp_ratio=arch.mlp_ratio,
-                drop_path=rate,
-                post_norm=arch.post_norm,
-                layer_scale_init_value=arch.layer_scale_init_value,
-            )
-            for rate in drop_path_rates
-        )
-        self.depth = len(drop_path_rates)
-        self.with_cp = with_cp
-        if out_dim is not None:
-            self.append(Downsample(dim, out_dim))
-
-    def forward(
-        self, x: Tensor, freq_embed: Tensor | None, kept: StageDecays | None = None
-    ) -> Tensor:
-        """Run the blocks on a map.
-
-        Args:
-            x: Map of shape (B, H, W, C).
-            freq_embed: Frequency embedding of shape (H', W', C), fitted to the map if it differs;
-                not used by a folded stage.
-            kept: Decays that are kept for the embedding and the blocks' weights; None to compute
-                them.
-
-        Returns:
-            Map of shape (B, H, W, C).
-        """
-        if kept is None and freq_embed is not None:
-            freq_embed = resize_freq_embed(freq_embed, (x.size(1), x.size(2)))
-        decays = repeat(None) if kept is None else kept.of(x)
-        for block, decay in zip(self.blocks(), decays, strict=False):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, freq_embed, decay, use_reentrant=False)
-            else:
-                x = block(x, freq_embed, decay)
-        return x
-
-    def blocks(self) -> Iterator[HeatBlock]:
-        """Iterate over the blocks, without the downsampling behind them."""
-        return islice(self, self.depth)
-
-    def decay_sources(self, freq_embed: Tensor) -> list[Tensor] | None:
-        """List what the blocks' decays follow from; None where a weight is not whole.
-
-        A sharding wrapper leaves a process with flat pieces of the weights.
-
-        Args:
-            freq_embed: Frequency embedding of shape (H, W, C).
-
-        Returns:
-            The embedding, then weight and bias of each block's ``to_k``.
-        """
-        dim, sources = freq_embed.size(-1), [freq_embed]
-        for block in self.blocks():
-            weight, bias = block.op.to_k[0].weight, block.op.to_k[0].bias
-            if weight.shape != (dim, dim) or bias.shape != (dim,):
-                return None
-            sources += weight, bias
-        return sources if freq_embed.dim() == 3 else None
-
-    def downsample(self, x: Tensor) -> Tensor:
-        """Halve the map for the next stage: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C')."""
-        return self[self.depth](x)
-
-
 @MODELS.register_module()
 @MMENGINE_MODELS.register_module()
 class VHeat(BaseModule):
@@ -331,7 +214,8 @@ class VHeat(BaseModule):
         self.clear_decay_cache()
         super().train(mode)
         self._freeze_stages()
-        if mode and self.folded_for is not None and not self._warned_of_folding:
+        folded = self.folded_for is not None and not self.layers[0][0].op.k_exp.requires_grad
+        if mode and folded and not self._warned_of_folding:
             self._warned_of_folding = True
             print_log(
                 'The backbone is folded for inference: its decays (k_exp) are fixed and are not '
@@ -376,7 +260,7 @@ class VHeat(BaseModule):
             layer = last
         return layer, last + 1
 
-    def _kept_decays(self, x: Tensor, stages: Sequence[VHeatStage]) -> list[StageDecays | None]:
+    def _kept_decays(self, x: Tensor, stages: 'Sequence[VHeatStage]') -> 'list[StageDecays | None]':
         """Look up what is kept for each stage; None where decays are to be computed.
 
         The one comparison of the weights, and the one decision, for the whole forward pass.
@@ -386,11 +270,9 @@ class VHeat(BaseModule):
             return nothing
         if not is_plain([x]):
             return nothing
-        by_stage = [
-            stage.decay_sources(embed)
-            for stage, embed in zip(stages, self.freq_embed, strict=False)
-        ]
-        if any(part is None for part in by_stage):
+        pairs = zip(stages, self.freq_embed, strict=False)
+        by_stage = [stage.decay_sources(embed) for stage, embed in pairs]
+        if None in by_stage:
             return nothing
         generation = self._decay_cache.current([source for part in by_stage for source in part])
         if generation is None:
@@ -401,18 +283,13 @@ class VHeat(BaseModule):
             for i, part in enumerate(by_stage)
         ]
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        """Modules that ``frozen_stages`` keeps from training."""
-        if self.frozen_stages < 0:
-            return []
-        return [self.patch_embed, *self.layers[: self.frozen_stages]]
-
     def _freeze_stages(self) -> None:
         """Take frozen stages out of training: no gradients, no stochastic depth."""
-        for module in self._frozen_modules():
-            module.eval()
-            module.requires_grad_(False)
-        for embed in list(self.freq_embed or ())[: max(self.frozen_stages, 0)]:
+        if self.frozen_stages < 0:
+            return
+        for module in (self.patch_embed, *self.layers[: self.frozen_stages]):
+            module.eval().requires_grad_(False)
+        for embed in list(self.freq_embed or ())[: self.frozen_stages]:
             embed.requires_grad_(False)
 
     def _reset_parameters(self) -> None:
@@ -423,6 +300,123 @@ class VHeat(BaseModule):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+
+class VHeatStage(nn.ModuleList):
+    """The blocks of one stage and, but for the last stage, the downsampling behind them.
+
+    Args:
+        dim: Channels.
+        drop_path_rates: Stochastic depth rate of every block; their number is the depth.
+        out_dim: Channels of the next stage; None for the last one.
+        arch: Architecture, for what all blocks share.
+        with_cp: Recompute the blocks' activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        drop_path_rates: Sequence[float],
+        out_dim: int | None,
+        arch: VHeatArch,
+        with_cp: bool,
+    ) -> None:
+        super().__init__(
+            HeatBlock(
+                dim,
+                mlp_ratio=arch.mlp_ratio,
+                drop_path=rate,
+                post_norm=arch.post_norm,
+                layer_scale_init_value=arch.layer_scale_init_value,
+            )
+            for rate in drop_path_rates
+        )
+        self.depth = len(drop_path_rates)
+        self.with_cp = with_cp
+        if out_dim is not None:
+            self.append(Downsample(dim, out_dim))
+
+    def forward(
+        self, x: Tensor, freq_embed: Tensor | None, kept: 'StageDecays | None' = None
+    ) -> Tensor:
+        """Run the blocks on a map.
+
+        Args:
+            x: Map of shape (B, H, W, C).
+            freq_embed: Frequency embedding of shape (H', W', C), fitted to the map if it differs;
+                not used by a folded stage.
+            kept: Decays that are kept for the embedding and the blocks' weights; None to compute
+                them.
+
+        Returns:
+            Map of shape (B, H, W, C).
+        """
+        if kept is None and freq_embed is not None:
+            freq_embed = resize_freq_embed(freq_embed, (x.size(1), x.size(2)))
+        decays = repeat(None) if kept is None else kept.of(x)
+        for block, decay in zip(self.blocks(), decays, strict=False):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, freq_embed, decay, use_reentrant=False)
+            else:
+                x = block(x, freq_embed, decay)
+        return x
+
+    def blocks(self) -> Iterator[HeatBlock]:
+        """Iterate over the blocks, without the downsampling behind them."""
+        return islice(self, self.depth)
+
+    def decay_sources(self, freq_embed: Tensor) -> list[Tensor] | None:
+        """List what the blocks' decays follow from; None where a weight is not whole.
+
+        A sharding wrapper leaves a process with flat pieces of the weights.
+
+        Args:
+            freq_embed: Frequency embedding of shape (H, W, C).
+
+        Returns:
+            The embedding, then weight and bias of each block's ``to_k``.
+        """
+        dim, sources = freq_embed.size(-1), [freq_embed]
+        for block in self.blocks():
+            weight, bias = block.op.to_k[0].weight, block.op.to_k[0].bias
+            if weight.shape != (dim, dim) or bias.shape != (dim,):
+                return None
+            sources += weight, bias
+        return sources if freq_embed.dim() == 3 else None
+
+    def downsample(self, x: Tensor) -> Tensor:
+        """Halve the map for the next stage: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C')."""
+        return self[self.depth](x)
+
+
+@dataclass(frozen=True)
+class StageDecays:
+    """The decays that are kept for one stage.
+
+    Attributes:
+        generation: Where they are kept.
+        stage: Index of the stage.
+        sources: The generation's copy of what :meth:`VHeatStage.decay_sources` returned.
+    """
+
+    generation: Generation
+    stage: int
+    sources: Sequence[Tensor]
+
+    def of(self, x: Tensor) -> Iterator[Tensor]:
+        """Iterate over the decays (H, W, C) of all blocks for a map (B, H, W, C)."""
+        size, dtype = tuple(x.shape[1:3]), compute_dtype(x)
+        embed, *weights = self.sources
+        fitted: list[Tensor] = []
+
+        for block, (weight, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+
+            def make(weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
+                if not fitted:
+                    fitted.append(resize_freq_embed(embed, size))
+                return heat_decay(predict_diffusivity(fitted[0], weight, bias)).to(dtype)
+
+            yield self.generation.get((self.stage, block, size, dtype), make)
 
 
 def _image_size(img_size: int | Sequence[int]) -> tuple[int, int]:

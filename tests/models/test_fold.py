@@ -69,6 +69,11 @@ def test_a_folded_model_in_training_says_so_once(model, log):
     assert len(log) == 1
 
 
+def test_it_does_not_say_so_where_the_decays_are_trained(model, log):
+    model.fold().requires_grad_(True).train()
+    assert not log
+
+
 def test_the_inference_form_is_for_inference(model):
     model.fold().train()
     model(torch.randn(2, 3, 32, 32))[1].sum().backward()
