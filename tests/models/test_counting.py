@@ -13,6 +13,14 @@ from mmvheat.models.counting import count_model
 from mmvheat.ops import freq_embed_size
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_algorithms(poisoned_memory):
+    """Deterministic interpolation is made of operators that count otherwise."""
+    torch.use_deterministic_algorithms(False)
+
+
 ARCH = dict(depths=[2, 1, 3], dims=[8, 12, 20], post_norm=True, mlp_ratio=3.0)
 
 SEGMENTOR = ROOT / 'configs/segmentation/vheat-t_upernet_8xb2-160k_ade20k-512x512.py'
