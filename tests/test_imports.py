@@ -1,9 +1,11 @@
 """Imports go one way, and the core needs torch and mmengine alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,21 +14,19 @@ import mmvheat
 
 PACKAGE = Path(mmvheat.__file__).parent
 
-# What each part of the core may import: of mmvheat, and of others beside the standard library.
-ALLOWED = {
-    'ops': ({'ops'}, {'torch', 'triton'}),
-    'layers': ({'ops', 'layers'}, {'torch'}),
-    'errors': (set(), set()),
-    'checkpoint': (
-        {'ops', 'errors', 'checkpoint'},
-        {'torch', 'numpy', 'safetensors', 'filelock', 'rich'},
-    ),
-    'registry': (set(), {'mmengine'}),
-    'models': (
-        {'ops', 'layers', 'errors', 'checkpoint', 'registry', 'models'},
-        {'torch', 'mmengine'},
-    ),
+# What parts of the core may import beside the standard library and other parts.
+CORE = {
+    'ops': {'torch', 'triton'},
+    'layers': {'torch'},
+    'errors': set(),
+    'checkpoint': {'torch', 'numpy', 'safetensors', 'filelock', 'rich'},
+    'registry': {'mmengine'},
+    'models': {'torch', 'mmengine'},
 }
+# What any room may use, but for those that need torch alone.
+COMMON = {'errors', 'registry'}
+TORCH_ALONE = {'ops', 'layers'}
+PAGE = PACKAGE.parent / 'docs' / 'architecture.md'
 # The one class of mmengine's that its checkpoints hold.
 EXCEPTIONS = {('safe_globals.py', 'mmengine.logging')}
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv')
@@ -58,22 +58,95 @@ def imports(path: Path) -> Iterator[str]:
                 yield module
 
 
-@pytest.mark.parametrize('part', ALLOWED)
-def test_imports_go_one_way(part):
-    parts, others = ALLOWED[part]
-    seen = set()
+def rooms() -> list[str]:
+    """The folders of the package."""
+    return sorted(path.name for path in PACKAGE.iterdir() if list(path.glob('*.py')))
+
+
+def imported_parts(part: str) -> set[str]:
+    """The other parts of the package that a part imports."""
+    modules = [module for path in sources(part) for module in imports(path)]
+    found = {module.split('.')[1] for module in modules if module.startswith('mmvheat.')}
+    return found - {part}
+
+
+def test_the_arrows_of_the_page_are_the_imports():
+    drawn = set(re.findall(r'^ +(\w+) --> (\w+)$', PAGE.read_text(), re.MULTILINE))
+    found = {(room, other) for room in rooms() for other in imported_parts(room) - COMMON}
+    assert found == drawn
+
+
+def test_the_arrows_of_the_page_form_no_circle():
+    arrows = {room: imported_parts(room) - COMMON for room in rooms()}
+    assert tuple(TopologicalSorter(arrows).static_order())
+
+
+@pytest.mark.parametrize('part', CORE)
+def test_the_core_needs_few_others(part):
     for path in sources(part):
         for module in imports(path):
-            top, _, rest = module.partition('.')
-            seen.add(top)
-            if top == 'mmvheat':
-                assert rest.split('.')[0] in parts, f'{path.name} of {part} imports {module}'
-            elif top not in sys.stdlib_module_names and (path.name, module) not in EXCEPTIONS:
-                assert top in others, f'{path.name} of {part} imports {module}'
-    assert seen, 'the check sees imports'
+            top = module.partition('.')[0]
+            allowed = {*sys.stdlib_module_names, *CORE[part], 'mmvheat'}
+            if (path.name, module) not in EXCEPTIONS:
+                assert top in allowed, f'{path.name} of {part} imports {module}'
+    if part in TORCH_ALONE | COMMON:
+        assert not imported_parts(part) & COMMON
 
 
-@pytest.mark.parametrize('part', ALLOWED)
+def test_every_room_and_every_file_of_the_walks_is_there():
+    text = PAGE.read_text()
+    assert set(re.findall(r'^\| `mmvheat/(\w+)/` \|', text, re.MULTILINE)) == set(rooms())
+    table, _, walks = text.partition('## The walk of an image')
+    for name in re.findall(r'`(mmvheat/[\w/]+\.py|tools/)`', table):
+        assert (PACKAGE.parent / name).exists(), name
+    # `file` `name`, ...: the names are defined in the file.
+    steps = re.findall(r'`(\w[\w/]+\.py)`((?:[\s,]+`[\w.]+`)*)', walks)
+    assert len(steps) > 15
+    for file, names in steps:
+        path = PACKAGE / file
+        if not path.is_file():
+            path = PACKAGE.parent / file
+        tree = ast.parse(path.read_text())
+        defined = set()
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                defined.add(node.name)
+                defined |= {f'{node.name}.{part.name}' for part in functions_of(node)}
+        for name in re.findall(r'`([\w.]+)`', names):
+            assert name in defined, f'{file} has no {name}'
+
+
+def functions_of(node: ast.AST) -> list[ast.FunctionDef]:
+    return [part for part in getattr(node, 'body', ()) if isinstance(part, ast.FunctionDef)]
+
+
+def test_an_image_walks_through_the_files_of_the_page():
+    """All files of which a function runs in training and in inference, and no others."""
+    code = """
+import sys, torch
+from mmvheat.models import VHeat
+model = VHeat(dict(depths=(1, 1), dims=8), img_size=32, out_indices=1)
+files = set()
+sys.setprofile(lambda frame, event, _: files.add(frame.f_code.co_filename))
+model(torch.zeros(1, 3, 40, 32))
+model.eval()
+with torch.no_grad():
+    model(torch.zeros(1, 3, 40, 32))
+sys.setprofile(None)
+print(*files, sep='\\n')
+"""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    ran = {Path(name) for name in done.stdout.splitlines() if name.startswith(str(PACKAGE))}
+    _, _, walks = PAGE.read_text().partition('## The walk of an image')
+    image, _, _ = walks.partition('## The walk of a checkpoint')
+    named = {PACKAGE / name for name in re.findall(r'`(\w[\w/]+\.py)`', image)}
+    assert ran == named
+
+
+@pytest.mark.parametrize('part', CORE)
 def test_no_module_of_the_core_names_a_task_library_in_code(part):
     """Also not in a string, as a lazy import would."""
     for path in sources(part):
@@ -91,7 +164,7 @@ def test_no_module_of_the_core_names_a_task_library_in_code(part):
 
 
 def test_every_package_says_what_is_public():
-    for part in ALLOWED:
+    for part in CORE:
         for path in sources(part):
             tree = ast.parse(path.read_text())
             assigned = {
