@@ -1,6 +1,7 @@
 """Heat conduction: against the reference, against SciPy, and by what physics says of it."""
 
 import math
+import os
 import random
 
 import numpy as np
@@ -160,12 +161,11 @@ def test_a_diffusivity_that_is_no_number_stays_so():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part', range(4))
-def test_random_sizes_up_to_700_agree_with_scipy(part, monkeypatch):
-    """500 sizes in the four parts, whichever way of conduction is taken."""
+def test_random_sizes_up_to_700_agree_with_scipy(monkeypatch):
+    """60 sizes, or 500 in the full run, whichever way of conduction is taken."""
     monkeypatch.setattr(heat, '_CHUNK_BYTES', 2**20)
-    draw = random.Random(part)
-    for _ in range(125):
+    draw = random.Random(0)
+    for _ in range(500 if os.environ.get('MMVHEAT_FULL') else 60):
         height, width = draw.randint(1, 700), draw.randint(1, 700)
         x, k = torch.randn(1, height, width, 1), torch.rand(height, width, 1)
         error = (heat_conduction(x, k) - heat_scipy(x, k)).abs().max() / x.abs().max()
@@ -190,7 +190,7 @@ def test_values_near_the_limit_of_float16_stay_finite(size, dtype, kind):
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('way', ['chosen', 'rows'])
 @pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
 def test_nothing_overflows_on_the_map_of_a_2048_image(dtype, way):
     x = (torch.randn(1, 512, 512, 1) + 10_000).to(dtype).requires_grad_(way in RECORDED)
