@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmvheat.cli.arguments import OneLineParser
@@ -101,7 +102,8 @@ def count(
     shape = shape or SHAPES[scope]
     # What the libraries say while they build a model is not about its size.
     MMLogger.get_current_instance().setLevel('ERROR')
-    with config_errors(config), warnings.catch_warnings(action='ignore'):
+    with config_errors(config), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
             model = MODELS.build(cfg.model)
         return shape, count_model(model, shape, inference_form)
@@ -136,6 +138,50 @@ def print_table() -> None:
         'published: as reported by the paper. Classifiers in the inference form, others in the '
         'training form; docs/counting.md says what counts.'
     )
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A row of the published tables.
+
+    Attributes:
+        name: Name of the config.
+        config: Its path in the repository.
+        parameters: Reported number of parameters.
+        flops: Reported multiply-adds.
+    """
+
+    name: str
+    config: str
+    parameters: float
+    flops: float
+
+
+def read_published(configs: Path) -> list[PublishedModel]:
+    """Read the rows whose parameters and FLOPs were reported, in the metafiles' order.
+
+    Args:
+        configs: Folder with a ``metafile.yml`` in its subfolders.
+
+    Raises:
+        UserError: If there is none.
+    """
+    import yaml
+
+    files = sorted(configs.glob('*/metafile.yml'))
+    if not files:
+        raise UserError(f'{configs} has no metafile.yml in a subfolder: give the configs folder')
+    models = [model for file in files for model in yaml.safe_load(file.read_text())['Models']]
+    return [
+        PublishedModel(
+            model['Name'],
+            model['Config'],
+            model['Metadata']['Parameters'],
+            model['Metadata']['FLOPs'],
+        )
+        for model in models
+        if 'FLOPs' in model['Metadata']
+    ]
 
 
 if __name__ == '__main__':

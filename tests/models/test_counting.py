@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from get_flops import read_published
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from published_figures import read_published
 
 from mmvheat.models import VHeat
 from mmvheat.models.counting import count_model

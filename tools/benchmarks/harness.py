@@ -72,7 +72,7 @@ class Benchmark:
             'benchmark': name,
             # Without folders: the paths of this machine are of no use to others.
             'command': ' '.join(re.sub(r'(^|=)/.*/', r'\1', argument) for argument in sys.argv),
-            'began': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+            'began': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
             'complete': False,
             'environment': _environment(args.device),
             'options': vars(args),

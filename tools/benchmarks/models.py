@@ -252,7 +252,8 @@ def load_published(root: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location('published_vheat', file)
     module = importlib.util.module_from_spec(spec)
     try:
-        with warnings.catch_warnings(action='ignore'):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             spec.loader.exec_module(module)
     except ImportError as error:
         missing = f'pip install {error.name}' if error.name else str(error)
