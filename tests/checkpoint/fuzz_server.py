@@ -26,7 +26,7 @@ from mmvheat.errors import UserError
 
 __all__ = ['FLOOR', 'Outcome', 'Server']
 
-# What a case may take whatever its size: pickle_check's floor for what a pickle makes, its own
+# What a case may take whatever its size: pickle_calls' floor for what a pickle makes, its own
 # stand-ins and torch's copy of them, and a converter's tables.
 FLOOR = 64 << 20
 # Of the processor: another process's load is no hang of ours.

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .pickle_check import PickleCheck, Refusal, damaged
+from .pickle_calls import CallRules
+from .pickle_check import check_result, follow_pickle
+from .refusal import AGAIN, Refusal, damaged
 
 __all__ = ['LEGACY_MAGIC', 'ZIP_MAGIC', 'check_legacy', 'check_zip']
 
@@ -29,7 +31,6 @@ _ENTRY = struct.Struct('<4s6H3I5H2I')
 _LOCAL = struct.Struct('<4s5H3I2H')
 _ENCRYPTED = 0x1
 _RESAVE = 'save it with torch.save'
-_AGAIN = 'copy or download it again'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def check_zip(data: mmap.mmap) -> None:
     for record, start in located:
         name = record.name.lower()
         if name in records:
-            raise Refusal(f'holds {record.name[:100]!r} twice: {_AGAIN}')
+            raise Refusal(f'holds {record.name[:100]!r} twice: {AGAIN}')
         if not name.startswith(root) or '..' in name.split('/'):
             raise Refusal(
                 f'holds no checkpoint that can be read ({record.name[:100]!r} in it): {_RESAVE}'
@@ -80,16 +81,16 @@ def check_zip(data: mmap.mmap) -> None:
     if f'{root}data.pkl' not in records:
         raise Refusal(f'holds no checkpoint that can be read (no data.pkl in it): {_RESAVE}')
     start, size = records[f'{root}data.pkl']
-    check = PickleCheck(len(data))
-    made, end = check.follow(data[start : start + size])
+    rules = CallRules(len(data))
+    made, end = follow_pickle(data[start : start + size], rules)
     if end != size:
         raise damaged()
-    for storage in check.storages.values():
+    for storage in rules.storages.values():
         _, size = records.get(f'{root}data/{storage.key}'.lower(), (0, -1))
         if size < storage.nbytes:
             missing = 'is missing' if size < 0 else f'has {size} bytes, not {storage.nbytes}'
-            raise Refusal(f'lacks data: its storage {storage.key[:40]!r} {missing}: {_AGAIN}')
-    check.finish(made)
+            raise Refusal(f'lacks data: its storage {storage.key[:40]!r} {missing}: {AGAIN}')
+    check_result(made, rules)
 
 
 def check_legacy(data: mmap.mmap) -> None:
@@ -99,20 +100,20 @@ def check_legacy(data: mmap.mmap) -> None:
         Refusal: If torch should not read it.
     """
     _refuse_tar(data)
-    check = PickleCheck(len(data))
-    _, position = check.follow(data)
-    version, position = check.follow(data, position)
+    rules = CallRules(len(data))
+    _, position = follow_pickle(data, rules)
+    version, position = follow_pickle(data, rules, position)
     if version != _LEGACY_VERSION:
         raise Refusal(f'is of an unknown version of torch.save ({version!r:.40}): {_RESAVE}')
-    _, position = check.follow(data, position)
-    made, position = check.follow(data, position)
-    keys, position = check.follow(data, position)
+    _, position = follow_pickle(data, rules, position)
+    made, position = follow_pickle(data, rules, position)
+    keys, position = follow_pickle(data, rules, position)
     # Each storage once: one that is left out would stay what the memory held before.
     named = [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
-    if set(named) != set(check.storages) or not len(set(named)) == len(named) == len(keys):
+    if set(named) != set(rules.storages) or not len(set(named)) == len(named) == len(keys):
         raise damaged()
     for key in named:
-        storage = check.storages[key]
+        storage = rules.storages[key]
         if position + 8 > len(data):
             raise damaged()
         (items,) = struct.unpack_from('<q', data, position)
@@ -121,7 +122,7 @@ def check_legacy(data: mmap.mmap) -> None:
         position += 8 + storage.nbytes
     if position != len(data):
         raise damaged()
-    check.finish(made)
+    check_result(made, rules)
 
 
 def _located(data: mmap.mmap) -> Iterator[tuple[_Record, int]]:

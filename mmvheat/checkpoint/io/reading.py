@@ -14,13 +14,12 @@ import torch
 from mmvheat.errors import UserError
 
 from .container_check import LEGACY_MAGIC, ZIP_MAGIC, check_legacy, check_zip
-from .pickle_check import Refusal, check_names
+from .refusal import AGAIN, Refusal, check_names, damaged
 from .safe_globals import safe_globals
 from .writing import decode_metadata
 
 __all__ = ['read_checkpoint', 'shown_path']
 
-_AGAIN = 'copy or download it again'
 # How much of a file that is none of ours is looked at, to say what it is.
 _LOOK = 1 << 20
 
@@ -99,7 +98,7 @@ def _first_bytes(path: Path) -> bytes:
     with path.open('rb') as file:
         head = file.read(len(LEGACY_MAGIC))
     if not head:
-        raise Refusal(f'is empty: {_AGAIN}')
+        raise Refusal(f'is empty: {AGAIN}')
     return head
 
 
@@ -121,7 +120,7 @@ def _read_safetensors(path: Path, mmap: bool) -> dict[str, Any]:
     with path.open('rb') as file:
         header = int.from_bytes(file.read(8), 'little')
     if header <= size and header > (1 << 20) + size // 32:
-        raise Refusal(f'has a header of {header} bytes in {size}, more than weights need: {_AGAIN}')
+        raise Refusal(f'has a header of {header} bytes in {size}, more than weights need: {AGAIN}')
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             check_names(file.keys())
@@ -134,13 +133,13 @@ def _read_safetensors(path: Path, mmap: bool) -> dict[str, Any]:
     except Refusal:
         raise
     except Exception as error:  # its own errors, and torch's for types that torch lacks
-        raise Refusal(f'is no complete safetensors file ({_reason(error)}): {_AGAIN}') from error
+        raise Refusal(f'is no complete safetensors file ({_reason(error)}): {AGAIN}') from error
 
 
 def _what_it_is(path: Path, head: bytes) -> str:
     """Say in one line what a file is that is no checkpoint."""
     if ZIP_MAGIC.startswith(head) or LEGACY_MAGIC.startswith(head):
-        return f'is truncated or damaged: {_AGAIN}'
+        return str(damaged())
     names = _pickled_globals(path)
     if names:
         return (
