@@ -2,7 +2,6 @@
 
 import os
 import random
-import sys
 from pathlib import Path
 
 # Without a GPU, Triton's kernels run in its interpreter, which is chosen when it is imported.
@@ -14,6 +13,7 @@ os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 import numpy as np
 import pytest
 import torch
+from in_process import forget_runs
 
 torch.set_num_threads(1)
 
@@ -51,11 +51,7 @@ def poisoned_memory(request: pytest.FixtureRequest):
 def fresh_mmengine():
     """No test sees another's logger, visualizer or default scope, which mmengine keeps by name."""
     yield
-    if 'mmengine.utils' in sys.modules:
-        kinds = [sys.modules['mmengine.utils'].ManagerMixin]
-        for kind in kinds:
-            kinds.extend(kind.__subclasses__())
-            getattr(kind, '_instance_dict', {}).clear()
+    forget_runs()
 
 
 @pytest.fixture(scope='session')

@@ -1,14 +1,17 @@
-"""Run a function of a test module in several gloo processes."""
+"""Run a function of a test module, or command lines, in several gloo processes."""
 
+import contextlib
+import io
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ['run_in_ranks']
+from web import free_port
+
+__all__ = ['run_in_ranks', 'run_scripts_in_ranks']
 
 _CALL = """
 import importlib.util, json, sys
@@ -39,9 +42,7 @@ def run_in_ranks(
     Returns:
         What each rank returned, which json must be able to write.
     """
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tests = Path(__file__).parent
     processes = []
     for rank in range(ranks):
@@ -80,3 +81,36 @@ def run_in_ranks(
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-3000:]
     return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in range(ranks)]
+
+
+def run_scripts_in_ranks(
+    folder: Path, *commands: tuple[object, ...], timeout: float = 240
+) -> list[list[tuple[int, str]]]:
+    """Run command lines in two processes that import the libraries once for all of them.
+
+    Args:
+        folder: Where they run.
+        commands: The script of each, such as ``tools/train.py``, and its arguments.
+        timeout: Seconds until the test fails.
+
+    Returns:
+        What each rank had, for each command: its exit status and what it wrote to stderr.
+    """
+    words = [[str(word) for word in command] for command in commands]
+    ports = [free_port() for _ in commands]
+    return run_in_ranks(__file__, '_run_scripts', folder, words, ports, timeout=timeout)
+
+
+def _run_scripts(commands: list[list[str]], ports: list[int]) -> list[tuple[int, str]]:
+    from in_process import run_script
+
+    from mmvheat.cli import command as cli
+
+    cli._SECONDS_FOR_RANK_0 = 0.0  # torchrun, which ends the other ranks, is not here.
+    done = []
+    for (script, *arguments), port in zip(commands, ports, strict=True):
+        os.environ['MASTER_PORT'] = str(port)
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            status = run_script(script, *arguments, '--launcher', 'pytorch')
+        done.append((status, errors.getvalue()))
+    return done

@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from in_process import load_script
 from mmengine.config import Config
 
 pytestmark = pytest.mark.slow
@@ -82,9 +82,7 @@ def inferences(
     patch = pytest.MonkeyPatch()
     patch.setenv('TINY_DATA', str(tiny_data))
     patch.setenv('LOCAL_RANK', '0')
-    spec = spec_from_file_location('tools_train', ROOT / 'tools' / 'train.py')
-    train = module_from_spec(spec)
-    spec.loader.exec_module(train)
+    train = load_script('tools/train.py')
     processes = {}
     for library in LIBRARIES:
         folder = tmp_path_factory.mktemp(library)

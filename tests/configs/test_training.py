@@ -2,13 +2,13 @@
 
 import json
 import math
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import mmengine.config.config
 import pytest
 import torch
+from in_process import load_script
 from mmengine.config import Config
 from shrunken import shrink
 
@@ -23,13 +23,6 @@ FILES = [
     for path in sorted((ROOT / 'configs').glob('*/*.py'))
     if path.parent.name not in ('_base_', 'scale_out')
 ]
-
-
-def _tool(name: str) -> ModuleType:
-    spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _losses(checkpoint: dict) -> list[float]:
@@ -49,7 +42,7 @@ def test_trains_resumes_and_tests(path, tiny_data, tmp_path, monkeypatch):
     unit, length = ('epoch', 1) if by_epoch else ('iter', 2)
     # mmengine tells runs of one second apart by their configs' names.
     cfg.dump(config := f'{path.stem}.py')
-    train, test = _tool('train').main, _tool('test').main
+    train, test = load_script('tools/train.py').main, load_script('tools/test.py').main
 
     train([config, '--work-dir', 'first', '--seed', '0'])
     checkpoint = Path(f'first/{unit}_{length}.pth')
@@ -120,10 +113,12 @@ def test_the_published_backbones_train_from_published_files(
     # So the weights after training are those it started from.
     cfg.optim_wrapper.optimizer.lr = 0.0
     cfg.dump('config.py')
-    _tool('train').main(['config.py', '--work-dir', 'work', '--seed', '0'])
+    load_script('tools/train.py').main(['config.py', '--work-dir', 'work', '--seed', '0'])
     (checkpoint,) = Path('work').glob('*_[12].pth')
     trained = torch.load(checkpoint)['state_dict']
     for name, weight in published.items():
         assert torch.equal(trained[f'backbone.{name}'], weight), name
-    _tool('test').main(['config.py', str(checkpoint), '--work-dir', 'tested', '--tta'])
+    load_script('tools/test.py').main(
+        ['config.py', str(checkpoint), '--work-dir', 'tested', '--tta']
+    )
     assert len(list(Path('tested').glob('2*/2*.json'))) == 1

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from in_process import run_script
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
@@ -52,8 +52,21 @@ def run(start: Callable[..., subprocess.Popen]) -> Callable[..., str]:
     return run
 
 
-def metrics(work_dir: Path) -> dict[str, float]:
-    """Read the metrics of the last test in a work dir."""
-    newest = max(work_dir.glob('2*/2*.json'), key=lambda path: path.stat().st_mtime_ns)
-    found = json.loads(newest.read_text())
-    return {name: value for name, value in found.items() if not name.endswith('time')}
+@pytest.fixture
+def tool(tiny_data: Path, tmp_path: Path, monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
+    """Run a tool, `tool('train', ...)`, in this process, on the CPU and in a folder of its own.
+
+    Returns its exit status and its errors: the lines on stderr that are neither logs nor warnings.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('TINY_DATA', str(tiny_data))
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
+
+    def tool(name: str, *arguments: object) -> tuple[int, str]:
+        capfd.readouterr()
+        status = run_script(f'tools/{name}.py', *arguments)
+        lines = capfd.readouterr().err.splitlines()
+        return status, '\n'.join(line for line in lines if line.startswith(('error', 'Traceback')))
+
+    return tool

@@ -4,11 +4,11 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script
 
 from mmvheat.cli.command import run_command
 
@@ -69,10 +69,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
         monkeypatch.setattr(sys, 'argv', [str(path), *arguments])
         if script.startswith('mmvheat'):
             return run_command(importlib.import_module('mmvheat.cli.launch').main)
-        spec = spec_from_file_location(f'run_{path.stem}', path)
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return run_command(lambda: module.main(arguments))
+        return run_script(script, *arguments)
 
     return run
 

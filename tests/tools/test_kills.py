@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 # rank 0 with half a checkpoint written, torchrun's at that moment.
 KINDS = ('everything', 'launcher', 'rank', 'saving rank', 'saving launcher')
 FULL = os.environ.get('MMVHEAT_FULL') == '1'
-KILLS = KINDS * 4 if FULL else ('launcher', 'everything', 'saving rank')
+# The other kinds end processes that end by these two as well.
+KILLS = KINDS * 4 if FULL else ('launcher', 'saving rank')
 ITERATIONS = 20 * len(KILLS)
 
 # Two iterations an epoch; data come from worker processes, which must not outlive a kill either.

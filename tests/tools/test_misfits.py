@@ -1,8 +1,6 @@
 """Data that are not there and weights of another model: one line that names both sides."""
 
 import json
-from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from shrunken import shrink
-
-from mmvheat.cli.command import run_command
 
 pytest.importorskip('mmcv')
 ROOT = Path(__file__).parents[2]
@@ -35,24 +31,6 @@ def configs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / 'blank.json').write_text(json.dumps(dict(content, images=[], annotations=[])))
     (folder / 'bare.json').write_text(json.dumps(dict(content, annotations=[])))
     return folder
-
-
-@pytest.fixture
-def tool(configs: Path, tmp_path: Path, monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
-    """Run a tool in this process: its status and what it said on stderr, warnings left out."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('LOCAL_RANK', '0')
-
-    def run(name: str, *arguments: str) -> tuple[int, str]:
-        spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        capfd.readouterr()
-        status = run_command(lambda: module.main([*arguments, '--work-dir', 'work']))
-        lines = capfd.readouterr().err.splitlines()
-        return status, '\n'.join(line for line in lines if line.startswith(('error', 'Traceback')))
-
-    return run
 
 
 def save_model(configs: Path, library: str, path: Path, **changes: object) -> None:

@@ -5,24 +5,15 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from in_process import load_script
 
 from mmvheat.cli.command import run_command
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
-
-
-def _tool(name: str) -> ModuleType:
-    spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class _Evil:
@@ -102,7 +93,7 @@ def _one_line(main: Callable[[], None], capsys: pytest.CaptureFixture) -> str:
     ],
 )
 def test_train(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixture) -> None:
-    line = _one_line(lambda: _tool('train').main(arguments.split()), capsys)
+    line = _one_line(lambda: load_script('tools/train.py').main(arguments.split()), capsys)
     assert said in line
 
 
@@ -128,7 +119,7 @@ def test_train(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_test(arguments: str, said: str, here: Path, capsys: pytest.CaptureFixture) -> None:
-    line = _one_line(lambda: _tool('test').main(arguments.split()), capsys)
+    line = _one_line(lambda: load_script('tools/test.py').main(arguments.split()), capsys)
     assert said in line
 
 

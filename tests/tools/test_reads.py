@@ -2,18 +2,15 @@
 
 import shutil
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmvheat.cli.command import run_command
-
 pytest.importorskip('mmcv')
-ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
 SHORT = (
     'train_cfg.max_iters={} train_cfg.val_interval=9 val_cfg=None val_dataloader=None '
@@ -31,15 +28,8 @@ def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv('LOCAL_RANK', '0')
         patch.setenv('TINY_DATA', str(tiny_data))
         command = f'segmentation.py --work-dir first --cfg-options {SHORT.format(1)}'
-        assert run_command(lambda: _tool('train').main(command.split())) == 0
+        assert run_script('tools/train.py', *command.split()) == 0
     return folder
-
-
-def _tool(name: str):
-    spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def run(trained: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def run(tool: str, command: str) -> list[str]:
         reads.clear()
         monkeypatch.setattr(torch, 'load', noting)
-        assert run_command(lambda: _tool(tool).main(command.split())) == 0
+        assert run_script(f'tools/{tool}.py', *command.split()) == 0
         monkeypatch.setattr(torch, 'load', load)
         return reads
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
+from ranks import run_scripts_in_ranks
 from shrunken import shrink
 
 ROOT = Path(__file__).parents[2]
@@ -20,17 +21,14 @@ def _last_words(process: Popen) -> str:
     return lines[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('library', ['classification', 'detection', 'segmentation'])
-def test_images_that_are_not_finite(
-    library: str, start: Callable[..., Popen], tmp_path: Path
-) -> None:
+def test_images_that_are_not_finite(library: str, tool: Callable) -> None:
     options = ['--cfg-options', 'model.data_preprocessor.std=[0,0,0]']
-    process = start('train.py', CONFIGS / f'{library}.py', '--work-dir', tmp_path, *options)
-    line = _last_words(process)
+    status, line = tool('train', CONFIGS / f'{library}.py', '--work-dir', 'work', *options)
+    assert status == 2 and '\n' not in line
     assert line.startswith('error: training stops at iteration 1')
     assert '2 of the 2 images of a batch hold NaN or inf' in line
-    assert not list(tmp_path.glob('*.pth'))
+    assert not list(Path('work').glob('*.pth'))
 
 
 @pytest.mark.slow
@@ -52,19 +50,22 @@ def test_a_loss_of_two_processes_that_is_not_finite(
 
 
 @pytest.mark.slow
-def test_a_map_that_no_head_uses(
-    start: Callable[..., Popen], run: Callable[..., str], tiny_data: Path, tmp_path: Path
-) -> None:
+def test_a_map_that_no_head_uses(tiny_data: Path, tmp_path: Path) -> None:
     """RetinaNet begins at the second map. Our config leaves the first out; others may not."""
     cfg = shrink(ROOT / 'configs/detection/retinanet_vheat-t_fpn_1x_coco.py', tiny_data)
     cfg.train_cfg.max_epochs = 2
     cfg.model.backbone.out_indices = (0, 1, 2, 3)
     cfg.model.neck.update(in_channels=[8, *cfg.model.neck.in_channels], start_level=1)
     cfg.dump(tmp_path / 'retinanet.py')
-    arguments = ['dist_train.sh', tmp_path / 'retinanet.py', 2, '--work-dir', tmp_path / 'work']
-    line = _last_words(start(*arguments))
-    names = 'backbone.outnorm0.weight, backbone.outnorm0.bias'
-    assert line.startswith(f'error: {names} got no gradient in the first iteration')
-    assert 'out_indices=(1, 2, 3) with start_level=0' in line
-    assert 'find_unused_parameters=True' in line
-    run(*arguments, '--cfg-options', 'find_unused_parameters=True')
+    train = ('tools/train.py', 'retinanet.py', '--work-dir')
+    found = ('--cfg-options', 'find_unused_parameters=True')
+    for stopped, (status, errors) in run_scripts_in_ranks(
+        tmp_path, (*train, 'stopped'), (*train, 'work', *found)
+    ):
+        assert stopped[0] == 2
+        (line,) = [line for line in stopped[1].splitlines() if line.startswith('error')]
+        names = 'backbone.outnorm0.weight, backbone.outnorm0.bias'
+        assert line.startswith(f'error: {names} got no gradient in the first iteration')
+        assert 'out_indices=(1, 2, 3) with start_level=0' in line
+        assert 'find_unused_parameters=True' in line
+        assert status == 0, errors

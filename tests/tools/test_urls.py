@@ -6,22 +6,19 @@ would make if it was unpickled freely, as torch.hub does it.
 
 import os
 import shutil
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from in_process import run_script
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from web import Web, hostile_pickle, serve
 
-from mmvheat.cli.command import run_command
 from mmvheat.engine import ExactResumeHook
 from mmvheat.models import VHeat
 
 pytest.importorskip('mmcv')
-ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
 LIBRARIES = ('classification', 'detection', 'segmentation')
 SHORT = (
@@ -29,13 +26,6 @@ SHORT = (
     'train_dataloader.num_workers=0'
 )
 BACKBONE = 'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.prefix=backbone.'
-
-
-def _load(path: str) -> ModuleType:
-    spec = spec_from_file_location(f'tool_{Path(path).stem}', ROOT / path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -83,9 +73,8 @@ def _serve_weights(web: Web, library: str, **more: object) -> torch.nn.Module:
 
 
 def _run(tool: str, command: str) -> int:
-    module = _load(tool)
     try:
-        return run_command(lambda: module.main(command.split()))
+        return run_script(tool, *command.split())
     except SystemExit as stop:
         return stop.code
 
