@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmvheat.checkpoint import fold_file
+from mmvheat.checkpoint.names import FOLDED_DECAY, find
 from mmvheat.cli.arguments import OneLineParser, add_key_and_force, add_size_argument, source_file
 from mmvheat.cli.command import run_main
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_args(argv)
     source = source_file(args.source, args.target, args.force)
     tensors = fold_file(source, args.target, args.size, args.key, args.force)
-    count = sum(name.endswith('.k_exp') for name in tensors)
+    count = sum(find(FOLDED_DECAY, name) is not None for name in tensors)
     millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     height, width = args.size
     print(f'folded {count} operators for {height} x {width}; {millions:.3f} M parameters now')

@@ -22,6 +22,7 @@ from .names import (
     OPERATOR,
     TO_K_WEIGHT,
     backbone_prefix,
+    embedding_name,
     has_classifier,
     mmpretrain_name,
     model_kind,
@@ -159,7 +160,7 @@ def change_form(
     if target_size is None:
         return converted, ConversionReport(names, resized, dropped)
     for stage, embed in enumerate(model.embeds):
-        name = names[model.olds[f'{model.prefix}freq_embed.{stage}']]
+        name = names[model.olds[f'{model.prefix}{embedding_name(stage)}']]
         old, new = tuple(embed.shape[:2]), freq_embed_size(target_size, stage)
         if mode == 'pad' and (new[0] < old[0] or new[1] < old[1]):
             source = source_size or (4 * model.embeds[0].size(0), 4 * model.embeds[0].size(1))
@@ -227,10 +228,10 @@ class _Model:
                 f'{_listed(layers)}: the checkpoint is incomplete; save it again'
             )
         self.last_stage = len(stages) - 1
-        embeds = [f'freq_embed.{stage}' for stage in sorted(stages)]
+        embeds = list(map(embedding_name, sorted(stages)))
         self.embeds = [tensors[inner[name]] for name in embeds if name in inner]
         for stage, embed in enumerate(self.embeds):
-            _check_embedding(f'{self.prefix}freq_embed.{stage}', embed)
+            _check_embedding(f'{self.prefix}{embedding_name(stage)}', embed)
         for name, old in inner.items():
             if (match := TO_K_WEIGHT.fullmatch(name)) and self.embeds:
                 embed, shape = self.embeds[int(match[1])], tuple(tensors[old].shape)

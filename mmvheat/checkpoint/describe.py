@@ -1,33 +1,37 @@
 """Say what a checkpoint is, from its names and shapes alone; no model is built."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from mmvheat.errors import UserError
 
 from .formats import RESUMABLE_ENTRIES, SourceState, find_state_dict, metadata
 from .names import (
     BACKBONE,
+    EMBEDDING,
     FOLDED_DECAY,
+    LAYER_SCALE,
     OPERATOR,
     OUTPUT_NORM,
+    STATISTICS,
     backbone_prefix,
     backbone_shapes,
     count_classes,
+    embedding_name,
+    find,
     model_kind,
     shown,
     unwrapped_names,
 )
 
-__all__ = ['Backbone', 'Description', 'describe_checkpoint']
+__all__ = ['Backbone', 'Description', 'arch_in_words', 'describe_checkpoint']
 
 Range = tuple[int, int]
-# What BatchNorm counts: in a state dict, but not trained.
-_STATISTICS = ('.running_mean', '.running_var', '.num_batches_tracked')
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], key: str | None = None) -
         )
     except UserError as error:
         names, problem = tensors, str(error)
-    counted = {name: tensor for name, tensor in tensors.items() if not name.endswith(_STATISTICS)}
+    counted = {name: tensor for name, tensor in tensors.items() if not name.endswith(STATISTICS)}
     return Description(
         origin=_origin(checkpoint, found, backbone is not None),
         entries={shown(name): _summary(value) for name, value in checkpoint.items()},
@@ -163,9 +167,7 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
     Raises:
         UserError: If stages or blocks are missing, or tensors have other dimensions.
     """
-    blocks: dict[int, set[int]] = {}
-    for match in filter(None, map(OPERATOR.fullmatch, tensors)):
-        blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    blocks = _blocks(map(OPERATOR.fullmatch, tensors))
     depths = tuple(len(blocks[stage]) for stage in sorted(blocks))
     if any(blocks.get(i) != set(range(depth)) for i, depth in enumerate(depths)):
         raise UserError('a vHeat with stages or blocks missing: the checkpoint is incomplete')
@@ -182,13 +184,13 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
 
     folded = any(map(FOLDED_DECAY.fullmatch, tensors))
     grids = tuple(
-        shape(f'layers.{stage}.0.op.k_exp' if folded else f'freq_embed.{stage}', 3)
+        shape(f'layers.{stage}.0.op.k_exp' if folded else embedding_name(stage), 3)
         for stage in range(len(depths))
     )
     dims = tuple(grid[2] for grid in grids)
     hidden = tuple(shape(f'layers.{i}.0.mlp.fc1.weight', 4)[0] for i in range(len(depths)))
     in_channels = shape('patch_embed.conv1.weight', 4)[1]
-    layer_scale = any(name.endswith('.gamma1') for name in tensors)
+    layer_scale = any(map(LAYER_SCALE.fullmatch, tensors))
     expected = backbone_shapes(depths, grids, hidden, layer_scale, in_channels, folded)
     norms = {
         name: (dims[int(match[1])],)
@@ -217,6 +219,36 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
             if name not in expected and name not in norms and not _is_around(name)
         ),
     )
+
+
+def arch_in_words(weights: Mapping[str, Tensor | Size]) -> str:
+    """Describe the vHeat in a state dict of any model, '' if there is none.
+
+    Unlike :func:`describe_checkpoint` it takes what is incomplete, for messages about that.
+
+    Args:
+        weights: Tensors or their shapes by name.
+    """
+    blocks = _blocks(find(OPERATOR, name) for name in weights)
+    dims = {}
+    for name, tensor in weights.items():
+        shape = getattr(tensor, 'shape', tensor)
+        if (match := find(EMBEDDING, name)) and len(shape) == 3:
+            dims[int(match[1])] = shape[-1]
+    if not blocks or not dims:
+        return ''
+    depths = ', '.join(str(len(blocks[stage])) for stage in sorted(blocks))
+    widths = ', '.join(str(dims[stage]) for stage in sorted(dims))
+    scaled = any(find(LAYER_SCALE, name) for name in weights)
+    return f'a vHeat of depths {depths}, widths {widths}, {"with" if scaled else "no"} layer scale'
+
+
+def _blocks(matches: Iterable[re.Match | None]) -> dict[int, set[int]]:
+    """Collect the blocks of every stage from matches of names in their operators."""
+    blocks: dict[int, set[int]] = {}
+    for match in filter(None, matches):
+        blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    return blocks
 
 
 def _is_around(name: str) -> bool:

@@ -1,16 +1,14 @@
 """Compare the keys and shapes of two state dicts: what fits between a model and a checkpoint."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Size, Tensor
 
-from .names import EMBEDDING
+from .names import EMBEDDING, STATISTICS, find
 
 __all__ = ['WeightsFit', 'compare_weights']
 
-_EMBEDDING = re.compile(rf'(?:.*\.)?{EMBEDDING.pattern}')
 _SHOWN = 3
 _STAGES_SHOWN = 4
 
@@ -86,7 +84,7 @@ def compare_weights(
         given, wanted = _shape(weights[name]), _shape(expected[name])
         if given == wanted:
             continue
-        if _EMBEDDING.fullmatch(name) and len(given) == 3 and given[2] == wanted[2]:
+        if find(EMBEDDING, name) and len(given) == 3 and given[2] == wanted[2]:
             resized[name] = given, wanted
         else:
             misshaped[name] = given, wanted
@@ -98,7 +96,7 @@ def compare_weights(
             for name in names
             if name not in others
             and not name.startswith(ignored)
-            and not name.endswith('num_batches_tracked')
+            and not name.endswith(STATISTICS[-1])
         )
 
     return WeightsFit(

@@ -13,7 +13,7 @@ from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize
 
 from .convert import as_size, rename
 from .formats import class_metadata, find_state_dict
-from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT
+from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT, embedding_name
 
 __all__ = ['fold_file', 'fold_state_dict']
 
@@ -45,7 +45,7 @@ def fold_state_dict(
         inner = name.removeprefix(BACKBONE)
         if match := TO_K_WEIGHT.fullmatch(inner):
             stage, operator = int(match[1]), name.removesuffix('to_k.0.weight')
-            embed = state[f'{BACKBONE}freq_embed.{stage}']
+            embed = state[f'{BACKBONE}{embedding_name(stage)}']
             bias = state.get(f'{operator}to_k.0.bias')
             _check_linear(name, tensor, bias, embed)
             embed = resize_freq_embed(embed, freq_embed_size(size, stage))

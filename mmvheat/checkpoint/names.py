@@ -18,17 +18,25 @@ __all__ = [
     'BACKBONE',
     'EMBEDDING',
     'FOLDED_DECAY',
+    'LAYER_SCALE',
     'OPERATOR',
     'OUTPUT_NORM',
+    'STATISTICS',
     'TO_K_WEIGHT',
     'backbone_prefix',
     'backbone_shapes',
+    'classes_of',
     'count_classes',
+    'embedding_name',
+    'find',
     'has_classifier',
+    'is_sharded',
+    'loaded_name',
     'mmpretrain_name',
     'model_kind',
     'published_name',
     'shown',
+    'unwrapped_name',
     'unwrapped_names',
 ]
 
@@ -41,9 +49,15 @@ OPERATOR = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\..+')
 TO_K_WEIGHT = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.to_k\.0\.weight')
 FOLDED_DECAY = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.k_exp')
 OUTPUT_NORM = re.compile(rf'outnorm{_INDEX}\.(weight|bias)')
+LAYER_SCALE = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.gamma[12]')
+
+# Ends of the names of what BatchNorm counts: in a state dict, but not trained.
+STATISTICS = ('.running_mean', '.running_var', '.num_batches_tracked')
 
 # Components that torch's wrappers put into names, and no module of a model is called.
 _WRAPPERS = ('_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
+# What FSDP keeps instead of weights, unless it is told to show those.
+_SHARDS = '_flat_param'
 # DistributedDataParallel and averaged models call what they wrap so, as an own module may be too.
 _MODULE = 'module'
 # What an averaged model counts beside it: mmengine's, torch's.
@@ -94,6 +108,33 @@ def shown(name: object, most: int = 80) -> str:
         text = type(name).__name__
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= most else f'{text[: most - 3]}...'
+
+
+def embedding_name(stage: int) -> str:
+    """Name the frequency embedding of a stage."""
+    return f'freq_embed.{stage}'
+
+
+def find(pattern: re.Pattern, name: str) -> re.Match | None:
+    """Match a pattern of a backbone's names at the end of a name, whatever precedes it."""
+    starts = (0, *(place.end() for place in re.finditer(r'\.', name)))
+    return next(filter(None, (pattern.fullmatch(name, start) for start in starts)), None)
+
+
+def unwrapped_name(name: str) -> str:
+    """Take out of a parameter's name what the wrappers of a model in memory put into it."""
+    parts = (part for part in name.split('.') if part not in _WRAPPERS)
+    return '.'.join(parts).removeprefix(f'{_MODULE}.')
+
+
+def loaded_name(name: object) -> str:
+    """Give the name under which mmengine loads a tensor: without DistributedDataParallel's."""
+    return str(name).removeprefix(f'{_MODULE}.')
+
+
+def is_sharded(name: str) -> bool:
+    """Whether a parameter of this name is, or lies in, what FSDP has cut into shards."""
+    return '_fsdp_wrapped_module' in name or _SHARDS in name
 
 
 def unwrapped_names(names: Iterable[str]) -> dict[str, str | None]:
@@ -295,6 +336,22 @@ def count_classes(tensors: Mapping[str, Tensor]) -> int | None:
     return None
 
 
+def classes_of(layer: str, outputs: int) -> int | None:
+    """Tell how many classes a layer has an output for.
+
+    Args:
+        layer: Its name, without wrappers.
+        outputs: Number of its outputs.
+
+    Returns:
+        The number, or None if it is no such layer, or one with several outputs a class.
+    """
+    for name, beside, boxes in _CLASS_LAYERS:
+        if layer == name and boxes is None:
+            return outputs - beside
+    return None
+
+
 def backbone_shapes(
     depths: tuple[int, ...],
     grids: tuple[tuple[int, int, int], ...],
@@ -326,7 +383,7 @@ def backbone_shapes(
     }
     for stage, (depth, dim, hidden) in enumerate(zip(depths, dims, hidden_dims, strict=True)):
         if not folded:
-            shapes[f'freq_embed.{stage}'] = grids[stage]
+            shapes[embedding_name(stage)] = grids[stage]
         vectors = [n for norm in ('norm1', 'norm2', 'op.out_norm') for n in _pair(norm)]
         vectors += ['op.dwconv.bias', 'op.out_linear.bias', 'mlp.fc2.bias']
         vectors += ['gamma1', 'gamma2'] * layer_scale + ['op.to_k.0.bias'] * (not folded)

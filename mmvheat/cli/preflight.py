@@ -15,13 +15,14 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmvheat.checkpoint import read_checkpoint
+from mmvheat.checkpoint.describe import arch_in_words
 from mmvheat.checkpoint.fit import compare_weights
 from mmvheat.checkpoint.formats import RESUMABLE_ENTRIES, metadata
 from mmvheat.checkpoint.io.download import download, is_url
 from mmvheat.engine.checkpoint_hook import name_patterns
 from mmvheat.engine.distributed import is_first_process
 from mmvheat.engine.stack_fixes import load_from_http, load_from_local
-from mmvheat.engine.weights_fit import describe_arch, weights_of
+from mmvheat.engine.weights_fit import weights_of
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
@@ -224,7 +225,7 @@ def _check_backbone(node: Mapping, checkpoint: str, prefix: str) -> None:
         expected = MODELS.build(dict(config, type='mmvheat.VHeat')).state_dict()
     fit = compare_weights(expected, given, ('outnorm',))
     if fit.keys():
-        has, wants = describe_arch(given), describe_arch(expected)
+        has, wants = arch_in_words(given), arch_in_words(expected)
         sides = f'the file has {has or "no vHeat"}, the config wants {wants}: ' * (has != wants)
         raise UserError(
             f'init_cfg.checkpoint={checkpoint} (prefix={prefix!r}) does not fit the backbone: '

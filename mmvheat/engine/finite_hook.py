@@ -9,6 +9,7 @@ from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
+from mmvheat.checkpoint.names import unwrapped_name
 from mmvheat.errors import UserError
 from mmvheat.registry import HOOKS
 
@@ -167,7 +168,7 @@ class FiniteHook(Hook):
     @torch.no_grad()
     def _spoiled_weights(self) -> str | None:
         named = [
-            (name.replace('_fsdp_wrapped_module.', '').removeprefix('module.'), value)
+            (unwrapped_name(name), value)
             for name, value in self._runner.model.named_parameters()
             if value.requires_grad
         ]

@@ -1,7 +1,6 @@
 """Layer-wise learning-rate decay: the closer to the image, the smaller the learning rate."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from mmvheat.checkpoint.names import unwrapped_name
 from mmvheat.errors import UserError
 from mmvheat.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -19,8 +19,6 @@ _INHERITED = (
     'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
     'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate',
 )  # fmt: skip
-# What FSDP and activation checkpointing put into the names of parameters.
-_WRAPPERS = re.compile(r'_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -83,7 +81,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             super().add_params(params, module, prefix, is_dcn_module)
             return
         find_depth = _depth_finder(module)
-        names = {parameter: _clean(name) for name, parameter in module.named_parameters()}
+        names = {parameter: unwrapped_name(name) for name, parameter in module.named_parameters()}
         single: list[dict] = []
         with _without_a_line_for_every_parameter():
             super().add_params(single, module)
@@ -112,14 +110,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return '\n'.join(lines)
 
 
-def _clean(name: str) -> str:
-    return _WRAPPERS.sub('', f'{name}.').removesuffix('.')
-
-
 def _depth_finder(model: nn.Module) -> Callable[[str], tuple[int, int]]:
     """Find what counts the layers of a model: its backbone, or the model if it is one."""
     backbones = {
-        _clean(name): child
+        unwrapped_name(name): child
         for name, child in model.named_modules()
         if name.rpartition('.')[2] == 'backbone'
     }

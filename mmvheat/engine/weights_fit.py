@@ -1,6 +1,5 @@
 """Hold a checkpoint to a model: every key that does not fit is found, and said in one line."""
 
-import re
 from collections.abc import Mapping
 from logging import DEBUG, INFO, WARNING
 from typing import Any
@@ -10,15 +9,15 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Size, Tensor, nn
 
+from mmvheat.checkpoint.describe import arch_in_words
 from mmvheat.checkpoint.fit import WeightsFit, compare_weights
-from mmvheat.checkpoint.names import EMBEDDING, OPERATOR
+from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM, classes_of, find, loaded_name
 from mmvheat.errors import UserError
 
 __all__ = [
     'WeightsFitHook',
     'check_start',
     'check_weights_fit',
-    'describe_arch',
     'report_weights',
     'weights_of',
 ]
@@ -28,29 +27,6 @@ Model = nn.Module | Mapping[str, Size]
 
 # Heads that only training uses: a checkpoint for testing may lack or have them.
 _TRAINING_ONLY = ('auxiliary_head.',)
-# Layers that have an output for every class, and how many outputs they have beside.
-_CLASS_LAYERS = {'head.fc': 0, 'fc_cls': 1, 'conv_seg': 0}
-_EMBEDDING = re.compile(rf'(?:.*\.)?{EMBEDDING.pattern}')
-_BLOCK = re.compile(rf'(?:.*\.)?{OPERATOR.pattern}')
-
-
-def describe_arch(weights: Mapping[str, Tensor | Size]) -> str:
-    """Describe the vHeat in a state dict, '' if there is none."""
-    blocks: dict[int, set[str]] = {}
-    for match in filter(None, map(_BLOCK.fullmatch, weights)):
-        blocks.setdefault(int(match[1]), set()).add(match[2])
-    shapes = {name: tuple(getattr(tensor, 'shape', tensor)) for name, tensor in weights.items()}
-    dims = {
-        int(name.rpartition('.')[2]): shape[-1]
-        for name, shape in shapes.items()
-        if _EMBEDDING.fullmatch(name) and len(shape) == 3
-    }
-    if not blocks or not dims:
-        return ''
-    depths = ', '.join(str(len(blocks[stage])) for stage in sorted(blocks))
-    widths = ', '.join(str(dims[stage]) for stage in sorted(dims))
-    scaled = any(name.endswith('.gamma1') for name in weights)
-    return f'a vHeat of depths {depths}, widths {widths}, {"with" if scaled else "no"} layer scale'
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -63,9 +39,7 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         return {}
     return {
-        str(name).removeprefix('module.'): tensor
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor)
+        loaded_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)
     }
 
 
@@ -108,7 +82,7 @@ def check_start(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
     if not fit.keys():
         return
     sides = _sides(fit, expected, weights)
-    ours = [key for key in fit.keys() if key.startswith('backbone.') and '.outnorm' not in key]
+    ours = [key for key in fit.keys() if key.startswith(BACKBONE) and not find(OUTPUT_NORM, key)]
     if ours or not expected.keys() & weights.keys():
         raise UserError(
             f'load_from={path} does not fit the backbone of the config{sides}: {fit.summary()}; '
@@ -154,15 +128,13 @@ def _sides(
     fit: WeightsFit, expected: Mapping[str, Tensor | Size], weights: Mapping[str, Tensor]
 ) -> str:
     """Name what the checkpoint and the config are, where that explains the difference."""
-    given, wanted = describe_arch(weights), describe_arch(expected)
-    if given and given != wanted and any('outnorm' not in key for key in fit.keys()):
+    given, wanted = arch_in_words(weights), arch_in_words(expected)
+    if given and given != wanted and not all(find(OUTPUT_NORM, key) for key in fit.keys()):
         return f' (the checkpoint has {given}, the config {wanted or "no vHeat"})'
     for key, shapes in fit.misshaped.items():
-        layer = key.rpartition('.')[0]
-        for name, beside in _CLASS_LAYERS.items():
-            if layer.endswith(name):
-                had, want = (shape[0] - beside for shape in shapes)
-                return f' (the checkpoint has {had} classes, the config {want})'
+        had, want = (classes_of(key.rpartition('.')[0], shape[0]) for shape in shapes)
+        if had is not None:
+            return f' (the checkpoint has {had} classes, the config {want})'
     return ''
 
 

@@ -6,13 +6,17 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvheat.checkpoint.fit import compare_weights
+from mmvheat.checkpoint.names import (
+    EMBEDDING,
+    FOLDED_DECAY,
+    embedding_name,
+    is_sharded,
+    unwrapped_name,
+)
 from mmvheat.errors import UserError
 from mmvheat.ops import resize_freq_embed
 
 __all__ = ['prepare_state_dict']
-
-# What FSDP puts into names of parameters, whose shapes are then those of shards.
-_SHARDED = ('_fsdp_wrapped_module.', '_flat_param')
 
 
 def prepare_state_dict(
@@ -44,7 +48,7 @@ def prepare_state_dict(
     """
     _report_fit(module, state_dict, prefix)
     names = [key for key in state_dict if key.startswith(prefix)]
-    folded = [key for key in names if key.endswith('.op.k_exp')]
+    folded = [key for key in names if FOLDED_DECAY.fullmatch(key, len(prefix))]
     if module.folded_for is None:
         if folded:
             raise UserError(
@@ -53,7 +57,7 @@ def prepare_state_dict(
             )
         _fit_freq_embeds(module, state_dict, prefix)
         return
-    unfolded = [key for key in names if key.startswith(f'{prefix}freq_embed.')]
+    unfolded = [key for key in names if EMBEDDING.fullmatch(key, len(prefix))]
     if unfolded:
         raise UserError(
             f'the backbone is in the inference form and the checkpoint is not (it has '
@@ -74,7 +78,7 @@ def prepare_state_dict(
 def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Resize the embeddings of a checkpoint to those of the backbone."""
     for i, embed in enumerate(module.freq_embed):
-        key = f'{prefix}freq_embed.{i}'
+        key = f'{prefix}{embedding_name(i)}'
         given = state_dict.get(key)
         if given is None or given.dim() != 3 or given.shape == embed.shape:
             continue
@@ -92,12 +96,10 @@ def _report_fit(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
     Raises:
         UserError: If there are weights for the backbone, and none of them matches.
     """
-    own = {
-        name.replace('_checkpoint_wrapped_module.', ''): parameter.shape
-        for name, parameter in module.named_parameters()
-    }
-    if any(part in name for name in own for part in _SHARDED):
-        return
+    parameters = dict(module.named_parameters())
+    if any(map(is_sharded, parameters)):
+        return  # Their shapes are those of shards.
+    own = {unwrapped_name(name): parameter.shape for name, parameter in parameters.items()}
     given = {
         key.removeprefix(prefix): tensor
         for key, tensor in state_dict.items()

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner import CheckpointLoader
 
 from mmvheat.checkpoint import find_state_dict
-from mmvheat.checkpoint.names import backbone_prefix
+from mmvheat.checkpoint.names import OUTPUT_NORM, backbone_prefix
 from mmvheat.errors import UserError
 from mmvheat.registry import MODELS
 
@@ -151,9 +151,11 @@ def _load_backbone(backbone: VHeat, path: str) -> None:
     except UserError as error:
         raise UserError(f'pretrained={path!r}: {error}') from error
     # A classifier has no norms for the maps, and a backbone may have fewer than the checkpoint.
-    amiss = [f'no {name}' for name in missing if not name.startswith('outnorm')]
+    amiss = [f'no {name}' for name in missing if not OUTPUT_NORM.fullmatch(name)]
     amiss += [
-        f'unknown {name}' for name in unexpected if not name.startswith(('classifier.', 'outnorm'))
+        f'unknown {name}'
+        for name in unexpected
+        if not name.startswith('classifier.') and not OUTPUT_NORM.fullmatch(name)
     ]
     if amiss:
         raise UserError(
