@@ -5,13 +5,12 @@ from .convert import (
     MAX_SIDE,
     TASKS,
     as_mmengine_checkpoint,
-    change_file,
     change_form,
-    convert_file,
     convert_state_dict,
 )
 from .describe import Backbone, Description, describe_checkpoint
-from .fold import fold_file, fold_state_dict
+from .files import change_file, convert_file, fold_file
+from .fold import fold_state_dict
 from .formats import find_state_dict
 from .io import read_checkpoint, safe_globals, write_checkpoint
 from .report import ConversionReport

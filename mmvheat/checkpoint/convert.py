@@ -1,17 +1,12 @@
 """Turn a vHeat state dict into another form: names, and the size of its frequency embeddings."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmvheat.checkpoint.io.reading import read_checkpoint, shown_path
-from mmvheat.checkpoint.io.writing import check_target, write_checkpoint
 from mmvheat.errors import UserError
 from mmvheat.ops import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
 
@@ -25,7 +20,6 @@ from .names import (
     embedding_name,
     has_classifier,
     mmpretrain_name,
-    model_kind,
     published_name,
     shown,
     unwrapped_names,
@@ -38,9 +32,7 @@ __all__ = [
     'TASKS',
     'as_mmengine_checkpoint',
     'as_size',
-    'change_file',
     'change_form',
-    'convert_file',
     'convert_state_dict',
     'rename',
 ]
@@ -194,6 +186,44 @@ def rename(
     return _Model(tensors).rename(form)
 
 
+def as_mmengine_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Give a published checkpoint the form of mmengine's; leave every other one as it is.
+
+    Published are the classifier's names (``freq_embed.0``, ``layers...``, ``classifier.3``) under
+    ``model`` or ``model_ema``, or a classifier that stands bare or in safetensors. Of ``model``
+    and ``model_ema`` the first is taken.
+
+    Args:
+        checkpoint: What a file held.
+
+    Returns:
+        ``{state_dict, meta}`` with mmpretrain's names (``backbone.*``, ``backbone.outnorm3``,
+        ``head.fc``), tensors shared with the source; or the very same checkpoint.
+
+    Raises:
+        UserError: If it is a published one that cannot be used: incomplete, or folded for
+            inference.
+    """
+    if not isinstance(checkpoint, Mapping):
+        return checkpoint
+    try:
+        found = find_state_dict(checkpoint)
+    except UserError:
+        return checkpoint  # Nothing of ours: whoever reads it knows better what it should be.
+    names = [name for name in unwrapped_names(found.tensors).values() if name is not None]
+    is_vheat = any(name.startswith('layers.0.0.op.') for name in names)
+    is_classifier = any(name.startswith('classifier.') for name in names)
+    if not is_vheat or not (is_classifier or found.key in ('model', 'model_ema')):
+        return checkpoint
+    if backbone_prefix(names).endswith(BACKBONE):
+        return checkpoint
+    renamed, _ = rename(found.tensors)
+    return {
+        'state_dict': {new: found.tensors[old].detach() for old, new in renamed.items()},
+        'meta': class_metadata(checkpoint),
+    }
+
+
 class _Model:
     """A vHeat in a state dict, with whatever stands around it.
 
@@ -327,137 +357,3 @@ def _listed(stages: set[int]) -> str:
 
 def _times(size: Size) -> str:
     return ' x '.join(map(str, size))
-
-
-def convert_file(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    source_size: int | tuple[int, int],
-    target_size: int | tuple[int, int],
-    mode: str = 'bicubic',
-    key: str | None = None,
-    task: str = 'downstream',
-    force: bool = False,
-) -> ConversionReport:
-    """Convert a vHeat checkpoint into one that a config takes.
-
-    Args:
-        source: Published or mmengine checkpoint, a bare state dict, or safetensors.
-        target: File to write, `{state_dict, meta}` or safetensors if the name ends so.
-        source_size: Image size the embeddings were made for, N or (H, W).
-        target_size: Image size to fit them to, N or (H, W).
-        mode: How to resize, see `mmvheat.ops.resize_freq_embed`.
-        key: Entry of the checkpoint to take, see `find_state_dict`.
-        task: 'downstream' or 'classification', see `convert_state_dict`.
-        force: Whether to replace an existing target, which may be the source.
-
-    Returns:
-        What was done.
-
-    Raises:
-        TypeError: If a size is neither N nor (H, W).
-        UserError: For whatever else is wrong, in one line; nothing is written then.
-    """
-    source_size, target_size = as_size(source_size), as_size(target_size)
-    check_target(target, force)
-    checkpoint = read_checkpoint(source)
-    try:
-        found = find_state_dict(checkpoint, key)
-        tensors, report = convert_state_dict(found.tensors, source_size, target_size, mode, task)
-    except UserError as error:
-        raise UserError(f'{shown_path(source)}: {error}') from error
-    meta = {
-        'source': shown_path(Path(source).name),
-        'key': found.key,
-        'source_size': list(source_size),
-        'target_size': list(target_size),
-        'mode': mode,
-        'task': task,
-    }
-    write_checkpoint(target, tensors, meta, force)
-    return replace(report, left_out=found.left_out)
-
-
-def change_file(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    form: str,
-    target_size: int | tuple[int, int] | None = None,
-    source_size: int | tuple[int, int] | None = None,
-    mode: str = 'bicubic',
-    key: str | None = None,
-    force: bool = False,
-) -> ConversionReport:
-    """Give a vHeat checkpoint another form, file format or size.
-
-    Args:
-        source: Published or mmengine checkpoint, a bare state dict, or safetensors.
-        target: File to write: safetensors if the name ends so, else `{model, meta}` for the
-            published form and `{state_dict, meta}` for all others.
-        form: 'published', 'classification', 'backbone' or 'downstream', see `change_form`.
-        target_size: Image size to fit the embeddings to, N or (H, W); None leaves them.
-        source_size: Image size they were made for, N or (H, W), to be checked; None for no check.
-        mode: How to resize, see `mmvheat.ops.resize_freq_embed`.
-        key: Entry of the checkpoint to take, see `find_state_dict`.
-        force: Whether to replace an existing target, which may be the source.
-
-    Returns:
-        What was done. Names and colours of the classes stay in ``meta`` where the head stays.
-
-    Raises:
-        TypeError: If a size is neither N nor (H, W).
-        UserError: For whatever else is wrong, in one line; nothing is written then.
-    """
-    check_target(target, force)
-    checkpoint = read_checkpoint(source)
-    try:
-        found = find_state_dict(checkpoint, key)
-        tensors, report = change_form(found.tensors, form, target_size, source_size, mode)
-    except UserError as error:
-        raise UserError(f'{shown_path(source)}: {error}') from error
-    meta = {'source': shown_path(Path(source).name), 'key': found.key, 'form': form}
-    if target_size is not None:
-        meta |= {'target_size': list(as_size(target_size)), 'mode': mode}
-    classes = class_metadata(checkpoint) if model_kind(tensors) != 'backbone' else {}
-    entry = 'model' if form == 'published' else 'state_dict'
-    write_checkpoint(target, tensors, meta | classes, force, entry)
-    left_out = (name for name in found.left_out if not (classes and name == 'meta'))
-    return replace(report, left_out=tuple(left_out))
-
-
-def as_mmengine_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Give a published checkpoint the form of mmengine's; leave every other one as it is.
-
-    Published are the classifier's names (``freq_embed.0``, ``layers...``, ``classifier.3``) under
-    ``model`` or ``model_ema``, or a classifier that stands bare or in safetensors. Of ``model``
-    and ``model_ema`` the first is taken.
-
-    Args:
-        checkpoint: What a file held.
-
-    Returns:
-        ``{state_dict, meta}`` with mmpretrain's names (``backbone.*``, ``backbone.outnorm3``,
-        ``head.fc``), tensors shared with the source; or the very same checkpoint.
-
-    Raises:
-        UserError: If it is a published one that cannot be used: incomplete, or folded for
-            inference.
-    """
-    if not isinstance(checkpoint, Mapping):
-        return checkpoint
-    try:
-        found = find_state_dict(checkpoint)
-    except UserError:
-        return checkpoint  # Nothing of ours: whoever reads it knows better what it should be.
-    names = [name for name in unwrapped_names(found.tensors).values() if name is not None]
-    is_vheat = any(name.startswith('layers.0.0.op.') for name in names)
-    is_classifier = any(name.startswith('classifier.') for name in names)
-    if not is_vheat or not (is_classifier or found.key in ('model', 'model_ema')):
-        return checkpoint
-    if backbone_prefix(names).endswith(BACKBONE):
-        return checkpoint
-    renamed, _ = rename(found.tensors)
-    return {
-        'state_dict': {new: found.tensors[old].detach() for old, new in renamed.items()},
-        'meta': class_metadata(checkpoint),
-    }

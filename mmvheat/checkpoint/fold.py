@@ -1,21 +1,16 @@
 """Fold a checkpoint for inference at one image size."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
-from mmvheat.checkpoint.io.reading import read_checkpoint, shown_path
-from mmvheat.checkpoint.io.writing import check_target, write_checkpoint
 from mmvheat.errors import UserError
 from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize_freq_embed
 
 from .convert import as_size, rename
-from .formats import class_metadata, find_state_dict
 from .names import BACKBONE, EMBEDDING, OPERATOR, TO_K_WEIGHT, embedding_name
 
-__all__ = ['fold_file', 'fold_state_dict']
+__all__ = ['fold_state_dict']
 
 
 def fold_state_dict(
@@ -72,44 +67,3 @@ def _check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor)
             f'expected {(dim, dim)} and {(dim,)} of {embed.dtype}, as the frequency embedding: '
             'give a whole checkpoint of one vHeat model'
         )
-
-
-def fold_file(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
-    size: int | tuple[int, int],
-    key: str | None = None,
-    force: bool = False,
-) -> dict[str, Tensor]:
-    """Fold a checkpoint file, for a backbone built with ``inference_form=True``.
-
-    Args:
-        source: Published or mmengine checkpoint, a bare state dict, or safetensors.
-        target: File to write, `{state_dict, meta}` or safetensors if the name ends so.
-        size: Size of the images, N or (H, W).
-        key: Entry of the checkpoint to take, see `find_state_dict`.
-        force: Whether to replace an existing target.
-
-    Returns:
-        The state dict that was written.
-
-    Raises:
-        TypeError: If the size is neither N nor (H, W).
-        UserError: For whatever else is wrong, in one line; nothing is written then.
-    """
-    size = as_size(size)
-    real = check_target(target, force)
-    checkpoint = read_checkpoint(source)
-    if real == Path(os.path.realpath(source)):
-        raise UserError(
-            f'{target} is the source: folding loses what training needs, name another output'
-        )
-    try:
-        found = find_state_dict(checkpoint, key)
-        tensors = fold_state_dict(found.tensors, size)
-    except UserError as error:
-        raise UserError(f'{shown_path(source)}: {error}') from error
-    meta = {'source': shown_path(Path(source).name), 'key': found.key, 'folded_for': list(size)}
-    meta |= class_metadata(checkpoint)
-    write_checkpoint(target, tensors, meta, force)
-    return tensors

@@ -125,6 +125,6 @@ def test_a_checkpoint_of_other_classes(library, option, configs, tool):
     # To train on other classes is what a checkpoint is taken for: it is said, and goes on.
     status, error = tool('train', config, '--cfg-options', 'load_from=other.pth')
     assert (status, error) == (0, '')
-    log = max(Path('work').glob('2*/2*.log'))
+    log = max(Path('work_dirs').glob('*/2*/2*.log'))
     (line,) = [line for line in log.read_text().splitlines() if sides in line]
     assert 'WARNING' in line and 'start' in line and 'of another shape' in line
