@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # What the libraries warn of is checked here.
     MMLogger.get_current_instance().setLevel('ERROR')
-    cfg = load_config(
-        argparse.Namespace(config=args.config, cfg_options=None, launcher='none', work_dir=None)
-    )
+    cfg = load_config(args.config)
     check = {'mmpretrain': _check_folders, 'mmdet': _check_coco, 'mmseg': _check_masks}
     columns, classes, seen = {}, [], []
     for split in ('train', 'val', 'test'):

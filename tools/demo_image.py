@@ -13,6 +13,8 @@ from typing import Any
 
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command
+from mmvheat.cli.config import load_config, require, writable_folder
+from mmvheat.cli.preflight import open_checkpoint
 from mmvheat.errors import UserError, config_errors
 
 # Names and scores on a smaller picture cannot be read.
@@ -53,25 +55,19 @@ def main(argv: list[str] | None = None) -> None:
     out = _choose_out(args)
     device = _check_device(args.device)
 
-    from mmengine.registry import init_default_scope
+    from mmengine.registry import MODELS, init_default_scope
 
-    from mmvheat.cli.config import load_config, writable_folder
-    from mmvheat.cli.preflight import read_weights
-
-    weights = read_weights(args.checkpoint)
-    cfg = load_config(
-        argparse.Namespace(config=args.config, cfg_options=None, launcher='none', work_dir=None)
-    )
-    for name in ('model', 'test_dataloader'):
-        if cfg.get(name) is None:
-            raise UserError(f'{args.config} has no {name}: it is no config for testing')
+    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint.check_weights()
+    cfg = load_config(args.config)
+    require(cfg, args.config, ('model', 'test_dataloader'), 'testing')
     _hush()
     init_default_scope(cfg.default_scope)
     # What the libraries print belongs to their own command lines.
     with redirect_stdout(io.StringIO()):
         with config_errors(args.config):
-            _check_fit(cfg, weights, args.checkpoint)
-            del weights
+            # The inferencers would only warn.
+            checkpoint.check_fit(MODELS.build(cfg.model), exact=True)
             writable_folder(str(out.parent), '--out')
             inferencer = _build_inferencer(cfg, args.checkpoint, device)
         sample, classes = _predict(inferencer, cfg.default_scope, args)
@@ -133,15 +129,6 @@ def _hush() -> None:
 def _says_something(record: logging.LogRecord) -> bool:
     # mmengine looks for collate functions in mmdet and mmseg, which have none of their own.
     return 'Failed to search registry' not in record.getMessage()
-
-
-def _check_fit(cfg: Any, weights: Any, checkpoint: str) -> None:
-    """Check a checkpoint against the model: the inferencers would only warn."""
-    from mmengine.registry import MODELS
-
-    from mmvheat.engine.weights_fit import check_weights_fit
-
-    check_weights_fit(MODELS.build(cfg.model), weights, checkpoint)
 
 
 def _build_inferencer(cfg: Any, checkpoint: str, device: str) -> Any:

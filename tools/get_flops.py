@@ -91,9 +91,7 @@ def count(
     from mmvheat.cli.config import load_config
     from mmvheat.models.counting import count_model
 
-    cfg = load_config(
-        argparse.Namespace(config=config, cfg_options=cfg_options, launcher='none', work_dir=None)
-    )
+    cfg = load_config(config, cfg_options)
     if cfg.get('model') is None:
         raise UserError(f'{config} has no model: give the config of an experiment')
     scope = cfg.default_scope

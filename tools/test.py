@@ -1,16 +1,19 @@
 """Test a classifier, detector or segmentor: the config's scope decides."""
 
+import argparse
 import sys
 
-from mmvheat.cli.arguments import ArgumentParser
+from mmvheat.cli.arguments import RunParser
 from mmvheat.cli.command import run_command
+from mmvheat.cli.dump import build_dump
+from mmvheat.cli.prepare import prepare_testing
 from mmvheat.engine.distributed import die_with_launcher, end_group
-from mmvheat.errors import config_errors
+from mmvheat.engine.runner import build_runner
 
 
-def parse_args(argv: list[str] | None = None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser('Test (and evaluate) a model of mmpretrain, mmdet or mmseg.')
+    parser = RunParser(description='Test (and evaluate) a model of mmpretrain, mmdet or mmseg.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
@@ -41,20 +44,9 @@ def parse_args(argv: list[str] | None = None):
 def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and test."""
     args = parse_args(argv)
-    from mmengine.registry import RUNNERS
-
-    from mmvheat.cli.config import prepare_testing
-    from mmvheat.cli.dump import build_dump
-    from mmvheat.cli.preflight import read_weights
-    from mmvheat.engine.runner import Runner
-    from mmvheat.engine.weights_fit import check_weights_fit
-
-    weights = read_weights(args.checkpoint)
-    cfg = prepare_testing(args)
-    with config_errors(args.config):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    check_weights_fit(runner.model, weights, args.checkpoint)
-    del weights
+    cfg, checkpoint = prepare_testing(args)
+    runner = build_runner(cfg, args.config)
+    checkpoint.check_fit(runner.model, exact=True)
     dump = build_dump(cfg.default_scope, args.out)
     if dump is not None:
         runner.test_evaluator.metrics.append(dump)

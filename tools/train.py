@@ -1,16 +1,18 @@
 """Train a classifier, detector or segmentor: the config's scope decides."""
 
+import argparse
 import sys
 
-from mmvheat.cli.arguments import ArgumentParser
+from mmvheat.cli.arguments import RunParser
 from mmvheat.cli.command import run_command
+from mmvheat.cli.prepare import prepare_training
 from mmvheat.engine.distributed import die_with_launcher, end_group
-from mmvheat.errors import config_errors
+from mmvheat.engine.runner import build_runner
 
 
-def parse_args(argv: list[str] | None = None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser('Train a model of mmpretrain, mmdet or mmseg.')
+    parser = RunParser(description='Train a model of mmpretrain, mmdet or mmseg.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--resume',
@@ -38,21 +40,10 @@ def parse_args(argv: list[str] | None = None):
 def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and train."""
     args = parse_args(argv)
-    from mmengine.registry import RUNNERS
-    from torch import nn
-
-    from mmvheat.cli.config import prepare_training
-    from mmvheat.cli.preflight import read_weights
-    from mmvheat.engine.runner import Runner
-    from mmvheat.engine.weights_fit import check_start, check_weights_fit
-
-    cfg = prepare_training(args)
-    with config_errors(args.config):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    # Strategies build the model later.
-    if cfg.get('load_from') and isinstance(runner.model, nn.Module):
-        check = check_weights_fit if cfg.resume else check_start
-        check(runner.model, read_weights(cfg.load_from), cfg.load_from)
+    cfg, start = prepare_training(args)
+    runner = build_runner(cfg, args.config)
+    if start is not None:
+        start.check_fit(runner.model, exact=cfg.resume)
     runner.train()
     del runner
     end_group()

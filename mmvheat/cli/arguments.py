@@ -10,9 +10,10 @@ from mmengine.config import DictAction
 from mmvheat.checkpoint import MAX_SIDE
 from mmvheat.checkpoint.io.download import is_url, local_file
 from mmvheat.checkpoint.io.writing import check_target
-from mmvheat.cli.command import MISTAKE
 
-__all__ = ['ArgumentParser', 'add_key_and_force', 'add_size_argument', 'source_file']
+from .command import MISTAKE
+
+__all__ = ['OneLineParser', 'RunParser', 'add_key_and_force', 'add_size_argument', 'source_file']
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -23,28 +24,11 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(MISTAKE, f'error: {message} (--help lists the arguments)\n')
 
 
-class _CfgOptions(DictAction):
-    """mmengine's DictAction, with one clear line instead of a traceback."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option)
-        except (ValueError, AssertionError):
-            parser.error(f'--cfg-options takes KEY=VALUE pairs, got {" ".join(values)!r}')
-
-
-class ArgumentParser(OneLineParser):
-    """A parser with the arguments of both tools.
-
-    Args:
-        description: First line of the help.
-    """
-
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description)
+class RunParser(OneLineParser):
+    """The parser of ``tools/train.py`` and ``tools/test.py``."""
 
     def add_common_arguments(self) -> None:
-        """Add the options of OpenMMLab's tools that training and testing share."""
+        """Add the options of OpenMMLab's tools that both share."""
         self.add_argument(
             '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
         )
@@ -81,49 +65,17 @@ class ArgumentParser(OneLineParser):
         return parsed
 
 
-class _SizeAction(argparse.Action):
-    """Completes one side of a square to (height, width)."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if len(values) > 2:
-            raise argparse.ArgumentError(self, f'expected N or H W, got {len(values)} numbers')
-        setattr(namespace, self.dest, (values[0], values[-1]))
-
-
-def _side(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
-    return int(text)
-
-
 def add_size_argument(
     parser: argparse.ArgumentParser, name: str, help: str, required: bool = True
 ) -> None:
-    """Add an option that takes N or H W, in pixels, and gives (height, width).
-
-    Args:
-        parser: The parser.
-        name: The option, with its dashes.
-        help: What it is for.
-        required: Whether it must be given.
-    """
+    """Add the option ``name``, which takes N or H W, in pixels, and gives (height, width)."""
     parser.add_argument(
         name, action=_SizeAction, type=_side, nargs='+', required=required, metavar='N', help=help
     )
 
 
 def add_key_and_force(parser: argparse.ArgumentParser) -> None:
-    """Add ``--key``, for what to read, and ``--force``, for what may be replaced.
-
-    Args:
-        parser: The parser.
-    """
+    """Add ``--key``, for what to read, and ``--force``, for what may be replaced."""
     parser.add_argument(
         '--key',
         help='entry that holds the weights, for example model_ema (the first there is of model, '
@@ -149,3 +101,28 @@ def source_file(source: str, target: str, force: bool) -> Path:
     if is_url(source):
         check_target(target, force)
     return local_file(source)
+
+
+class _CfgOptions(DictAction):
+    """mmengine's DictAction, with one clear line instead of a traceback."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option)
+        except (ValueError, AssertionError):
+            parser.error(f'--cfg-options takes KEY=VALUE pairs, got {" ".join(values)!r}')
+
+
+class _SizeAction(argparse.Action):
+    """Completes one side of a square to (height, width)."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f'expected N or H W, got {len(values)} numbers')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of pixels in 1..{MAX_SIDE}')
+    return int(text)

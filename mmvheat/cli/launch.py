@@ -18,11 +18,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mmvheat.engine.distributed import LAUNCHER, uses_cpu
 from mmvheat.errors import UserError
 
-from .command import run_command
+from .command import MISTAKE, run_command
 
 __all__ = ['main']
 
-_STATUS_OF_MISTAKES = 2
 # Else glibc gives large tensors back to the system in every layer and asks for cleared ones anew.
 # No block is mapped by itself: a high MALLOC_MMAP_THRESHOLD_ says so only to glibc >= 2.35, older
 # ones refuse more than 32 MiB. And free memory is never given back: the largest number there is, as
@@ -96,7 +95,7 @@ def _environment(processes: int) -> dict[str, str]:
 def _hide_mistakes(record: logging.LogRecord) -> bool:
     """Whether a line of torchrun's is about more than a mistake already reported."""
     text = record.getMessage()
-    return f'exitcode: {_STATUS_OF_MISTAKES})' not in text and 'closing signal SIGTERM' not in text
+    return f'exitcode: {MISTAKE})' not in text and 'closing signal SIGTERM' not in text
 
 
 def main() -> None:
@@ -110,8 +109,8 @@ def main() -> None:
         run.main([*_torchrun_arguments(processes), *sys.argv[2:]])
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        if _STATUS_OF_MISTAKES in statuses:
-            raise SystemExit(_STATUS_OF_MISTAKES) from None
+        if MISTAKE in statuses:
+            raise SystemExit(MISTAKE) from None
         raise
 
 

@@ -1,12 +1,19 @@
-"""What our Runners have in common: checks before and during training, and an exact resume."""
+"""mmengine's Runner with checks before and during training, on a GPU or a CPU.
+
+A run that is killed at any moment and resumed ends like an uninterrupted one, and what a user can
+mend is one clear line. :class:`CheckedRunner` holds what :class:`Runner` and the FlexibleRunner of
+:mod:`mmvheat.engine.fsdp` have in common.
+"""
 
 import os
 import warnings
 from functools import partial
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -20,7 +27,21 @@ from .finite_hook import FiniteHook
 from .resume import ExactResumeHook, SeededLoader
 from .weights_fit import WeightsFitHook
 
-__all__ = ['CheckedRunner', 'Runner']
+__all__ = ['CheckedRunner', 'Runner', 'build_runner']
+
+
+def build_runner(cfg: Config, where: str) -> 'CheckedRunner':
+    """Build the Runner that a config is for.
+
+    Args:
+        cfg: The config; one with ``runner_type`` names another Runner than ours.
+        where: The config's path, for messages.
+
+    Raises:
+        UserError: If a setting is refused.
+    """
+    with config_errors(where):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 class CheckedRunner:

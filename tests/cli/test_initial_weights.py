@@ -1,12 +1,12 @@
 """Weights that a config names for the start of training: needed there, and only there."""
 
 import argparse
-from pathlib import Path
 
 import pytest
+import torch
 
-from mmvheat.cli.config import prepare_testing, prepare_training
 from mmvheat.cli.preflight import check_initial_weights
+from mmvheat.cli.prepare import prepare_testing, prepare_training
 from mmvheat.errors import UserError
 
 CONFIG = """
@@ -38,9 +38,12 @@ def test_training_needs_them(args):
         prepare_training(args)
 
 
-def test_testing_does_not(args):
-    vars(args).update(checkpoint='c.pth', out=None, show=False, show_dir=None, tta=False)
-    assert prepare_testing(args).load_from == 'c.pth'
+def test_testing_does_not(args, tmp_path):
+    path = str(tmp_path / 'c.pth')
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), path)
+    vars(args).update(checkpoint=path, out=None, show=False, show_dir=None, tta=False)
+    cfg, checkpoint = prepare_testing(args)
+    assert cfg.load_from == checkpoint.path == path
 
 
 @pytest.mark.parametrize('kind', ['MMDET_VHEAT', 'MMSEG_VHEAT'])
@@ -49,6 +52,6 @@ def test_the_published_backbones_name_theirs_otherwise(kind):
     inherited = dict(type='Pretrained', checkpoint='swin.pth')
     model = dict(backbone=dict(type=kind, init_cfg=inherited, pretrained='path/to/pth'))
     with pytest.raises(UserError, match='path/to/pth do not exist.*other pretrained'):
-        check_initial_weights(model, Path('config.py'))
+        check_initial_weights(model, 'config.py')
     model['backbone']['pretrained'] = None
-    check_initial_weights(model, Path('config.py'))
+    check_initial_weights(model, 'config.py')

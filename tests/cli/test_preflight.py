@@ -17,8 +17,8 @@ from tiny_runner import NotingModel, tiny_runner
 from torch import nn
 
 from mmvheat.checkpoint.fit import compare_weights
-from mmvheat.cli import preflight as checkpoint_check
-from mmvheat.cli.preflight import find_resumable, read_resumable, read_weights
+from mmvheat.cli import preflight
+from mmvheat.cli.preflight import find_resumable, open_checkpoint
 from mmvheat.engine import SafeCheckpointHook, weights_fit
 from mmvheat.engine.runner import Runner
 from mmvheat.engine.weights_fit import check_start, check_weights_fit, report_weights
@@ -77,13 +77,19 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(tmp_path, hook_type, sur
 def warnings(monkeypatch):
     """What is said about the checkpoints that are passed over."""
     lines = []
-    monkeypatch.setattr(checkpoint_check, 'print_log', lambda line, *_: lines.append(line))
+    monkeypatch.setattr(preflight, 'print_log', lambda line, *_: lines.append(line))
     return lines
 
 
 def _found(folder, *arguments):
-    path, meta = find_resumable(str(folder), *arguments)
-    return path.removeprefix(f'{folder}/'), meta['iter']
+    found = find_resumable(str(folder), *arguments)
+    return found.path.removeprefix(f'{folder}/'), found.meta['iter']
+
+
+def _check_resumable(path):
+    checkpoint = open_checkpoint(str(path))
+    checkpoint.check_resumable()
+    checkpoint.check_data()
 
 
 @pytest.mark.parametrize('pointer', [None, '', '{}/iter_8.pth', '{}/iter_4.pth', 'elsewhere'])
@@ -107,7 +113,7 @@ def test_a_copied_folder_resumes_from_itself(tmp_path):
     (one / 'last_checkpoint').write_text(str(one / 'iter_8.pth'))
     shutil.copytree(one, two)
     _save(one, 'iter_12.pth')
-    assert find_resumable(str(two))[0] == str(two / 'iter_8.pth')
+    assert find_resumable(str(two)).path == str(two / 'iter_8.pth')
 
 
 def test_the_record_counts_and_not_the_name_or_the_age(tmp_path):
@@ -140,7 +146,7 @@ def test_a_checkpoint_without_a_place_in_training(tmp_path, warnings, content, s
     assert _found(tmp_path) == ('iter_8.pth', 8)
     assert len(warnings) == 1 and f'iter_9.pth {said}: ' in warnings[0]
     with pytest.raises(UserError, match='iter_9.pth lacks .*load_from='):
-        read_resumable(str(tmp_path / 'iter_9.pth'))
+        _check_resumable(tmp_path / 'iter_9.pth')
 
 
 def test_weights_alone_are_no_checkpoint_to_resume(tmp_path, warnings):
@@ -160,7 +166,7 @@ def test_flipped_bits_are_found_before_training_starts(tmp_path, warnings):
     assert _found(tmp_path) == ('iter_4.pth', 4)
     assert len(warnings) == 1 and 'iter_8.pth is damaged' in warnings[0]
     with pytest.raises(UserError, match='iter_8.pth is damaged .*: copy it again'):
-        read_resumable(str(tmp_path / 'iter_8.pth'))
+        _check_resumable(tmp_path / 'iter_8.pth')
 
 
 def test_links(tmp_path, warnings):
@@ -339,12 +345,12 @@ def test_strict_reports_all_keys():
     assert 'freq_embed.0' not in text
 
 
-def test_read_weights_unwraps_what_mmengine_unwraps(tmp_path):
+def test_names_are_unwrapped_as_mmengine_unwraps_them(tmp_path):
     torch.save(
         {'state_dict': {'module.head.weight': torch.ones(1)}, 'meta': {}}, tmp_path / 'a.pth'
     )
-    ((name, weight),) = read_weights(str(tmp_path / 'a.pth')).items()
+    ((name, weight),) = open_checkpoint(str(tmp_path / 'a.pth')).weights.items()
     assert name == 'head.weight' and weight.shape == (1,)
     torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'b.pth')
     with pytest.raises(UserError, match='it holds state_dict, meta'):
-        read_weights(str(tmp_path / 'b.pth'))
+        open_checkpoint(str(tmp_path / 'b.pth')).check_weights()

@@ -7,7 +7,7 @@ from mmengine.runner import load_checkpoint
 
 import mmvheat  # noqa: F401  (registers the loaders)
 from mmvheat.checkpoint import as_mmengine_checkpoint
-from mmvheat.cli.preflight import read_weights
+from mmvheat.cli.preflight import open_checkpoint
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
@@ -79,4 +79,4 @@ def test_a_folded_file_is_one_clear_line(tmp_path):
     state['layers.0.0.op.k_exp'] = torch.ones(1)
     torch.save({'model': state}, tmp_path / 'folded.pth')
     with pytest.raises(UserError, match=r'folded\.pth: already folded for inference'):
-        read_weights(str(tmp_path / 'folded.pth'))
+        open_checkpoint(str(tmp_path / 'folded.pth'))

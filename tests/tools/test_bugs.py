@@ -17,7 +17,7 @@ SEGMENTATION = ROOT / 'tests/tools/configs/segmentation.py'
 LOCAL_FILE = ('mmvheat.cli.arguments', 'local_file')
 # What each command line runs through: a function of ours, as (module, attribute).
 PLANTED = {
-    'tools/train.py {segmentation}': ('mmvheat.cli.config', 'check_initial_weights'),
+    'tools/train.py {segmentation}': ('mmvheat.cli.prepare', 'check_initial_weights'),
     'tools/train.py {segmentation} --work-dir w': ('mmvheat.models.vheat', 'resolve_arch'),
     'tools/test.py {segmentation} w.pth': ('mmvheat.engine.stack_fixes', 'read_checkpoint'),
     'tools/test.py {segmentation} w.pth --tta': ('mmvheat.engine.tta', '_flipped'),
