@@ -1,11 +1,16 @@
-"""The one error class for what a user gave that cannot work; everything else is a bug of ours."""
+"""Mistakes of the user: the one class for them, and what their messages are made of.
+
+Everything else that is raised is a bug of ours.
+"""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['UserError', 'config_errors', 'raised_in']
+__all__ = ['UserError', 'config_errors', 'first_names']
+
+_PACKAGE = Path(__file__).parent
 
 
 class UserError(ValueError):
@@ -16,13 +21,16 @@ class UserError(ValueError):
     """
 
 
-def raised_in(error: BaseException, folder: Path) -> bool:
+def _raised_in(error: BaseException, folder: Path) -> bool:
     """Whether the code that raised an error lies in a folder."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).is_relative_to(folder)
 
 
-_PACKAGE = Path(__file__).parent
+def first_names(names: Sequence[str], most: int) -> str:
+    """List names for a message, at most so many of them: ``a, b and 3 more``."""
+    more = len(names) - most
+    return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')
 
 
 @contextmanager
@@ -46,7 +54,7 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
             if str(error).startswith(where):
                 raise
             raise UserError(f'{where}: {error}') from error
-        if raised_in(error, _PACKAGE):
+        if _raised_in(error, _PACKAGE):
             raise
         if isinstance(error, FileNotFoundError) and error.filename:
             raise UserError(

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from mmvheat.errors import first_names
+
 __all__ = ['ConversionReport']
 
 Size = tuple[int, int]
@@ -45,7 +47,7 @@ class ConversionReport:
             for (group, reason), count in dropped.items()
         ]
         if self.left_out:
-            rows.append(('left out', _shorten(self.left_out), 'not part of this state dict'))
+            rows.append(('left out', first_names(self.left_out, 6), 'not part of this state dict'))
         kept = len(self.names) - len(self.resized)
         rows.append(('unchanged', 'all others', _tensors(kept)))
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -70,8 +72,3 @@ def _group(name: str) -> str:
 
 def _tensors(count: int) -> str:
     return '1 tensor' if count == 1 else f'{count} tensors'
-
-
-def _shorten(names: tuple[str, ...], most: int = 6) -> str:
-    more = len(names) - most
-    return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')

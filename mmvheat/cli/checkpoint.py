@@ -14,7 +14,7 @@ from pathlib import Path
 from mmvheat.checkpoint import Description, change_file, describe_checkpoint, read_checkpoint
 from mmvheat.checkpoint.io.download import local_file
 from mmvheat.checkpoint.io.reading import shown_path
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, first_names
 from mmvheat.models.arch import ARCHS
 from mmvheat.ops import FREQ_EMBED_MODES
 
@@ -148,7 +148,7 @@ def _rows(description: Description) -> list[tuple[str, str]]:
     millions = description.parameters / 1e6
     rows = [
         ('what', description.origin),
-        ('entries', _first(list(entries), 12) if description.key else 'its tensors'),
+        ('entries', first_names(list(entries), 12) if description.key else 'its tensors'),
         ('weights', f'{where}: {millions:.3f} M parameters in tensors: {dtypes}'),
     ]
     if description.wrappers:
@@ -162,7 +162,7 @@ def _rows(description: Description) -> list[tuple[str, str]]:
         return [*rows, ('model', f'no vHeat that can be told: {description.problem}')]
     classes = '' if description.num_classes is None else f', {description.num_classes} classes'
     if description.class_names:
-        classes += f' ({_first(list(description.class_names), 4)})'
+        classes += f' ({first_names(list(description.class_names), 4)})'
     rows.append(('model', description.kind + classes))
     return rows + _backbone_rows(description)
 
@@ -200,7 +200,7 @@ def _backbone_rows(description: Description) -> list[tuple[str, str]]:
             f'{name} {given}, not {wanted}' for name, (given, wanted) in backbone.misshaped.items()
         ],
     }
-    return rows + [(kind, _first(list(names), 3)) for kind, names in amiss.items() if names]
+    return rows + [(kind, first_names(list(names), 3)) for kind, names in amiss.items() if names]
 
 
 def _image_sizes(heights: tuple[int, int] | None, widths: tuple[int, int] | None) -> str:
@@ -225,11 +225,6 @@ def _print_uses(uses: list[Use]) -> None:
         print(f'        {use.command}')
         for config in use.configs:
             print(f'          {config}')
-
-
-def _first(names: list[str], most: int) -> str:
-    more = len(names) - most
-    return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')
 
 
 def _listed(values: Sequence) -> str:

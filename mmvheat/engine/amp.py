@@ -5,12 +5,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.utils import apply_to
 from torch import nn
 
 from mmvheat.registry import OPTIM_WRAPPERS
+
+from .distributed import unwrapped
 
 __all__ = ['CPUAmpOptimWrapper']
 
@@ -51,7 +52,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Cast the feature extraction of ``model`` (bare or in a distributed wrapper)."""
-        bare = model.module if is_model_wrapper(model) else model
+        bare = unwrapped(model)
         parts = [getattr(bare, name, None) for name in ('backbone', 'neck')]
         with super().optim_context(model), ExitStack() as stack:
             for part in parts:

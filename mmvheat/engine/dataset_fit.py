@@ -1,4 +1,4 @@
-"""Look at a dataset before hours of work: it has samples, their files exist, its classes fit."""
+"""Check a dataset before hours of work: it has samples, their files exist, its classes fit."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from mmvheat.errors import UserError
+
+from .distributed import unwrapped
 
 __all__ = ['DATA_ERRORS', 'check_classes', 'check_samples', 'empty_data_errors']
 
@@ -91,9 +93,7 @@ def check_classes(model: nn.Module, dataset: Dataset, where: str) -> None:
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if not isinstance(classes, Sequence) or isinstance(classes, str):
         return
-    while hasattr(model, 'module'):
-        model = model.module
-    for name, head in _heads(model):
+    for name, head in _heads(unwrapped(model)):
         count = getattr(head, 'num_classes', None)
         if isinstance(count, int) and count != len(classes):
             raise UserError(

@@ -10,8 +10,10 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from mmvheat.checkpoint.names import unwrapped_name
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, first_names
 from mmvheat.registry import HOOKS
+
+from .distributed import unwrapped
 
 __all__ = ['FiniteHook']
 
@@ -57,7 +59,7 @@ class FiniteHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Look at what the data preprocessor returns from now on."""
         self._runner = runner
-        preprocessor = getattr(_bare(runner.model), 'data_preprocessor', None)
+        preprocessor = getattr(unwrapped(runner.model), 'data_preprocessor', None)
         if isinstance(preprocessor, nn.Module):
             preprocessor.register_forward_hook(self._note_images)
 
@@ -178,9 +180,7 @@ class FiniteHook(Hook):
         spoiled = [name for (name, _), good in zip(named, finite.tolist(), strict=True) if not good]
         if not spoiled:
             return None
-        shown = ', '.join(spoiled[:_MOST_NAMES])
-        if len(spoiled) > _MOST_NAMES:
-            shown += f' and {len(spoiled) - _MOST_NAMES} more'
+        shown = first_names(spoiled, _MOST_NAMES)
         iteration = self._iteration or self._runner.iter
         return (
             f'training stops after {self._place(iteration)}: the weights hold NaN or inf ({shown}) '
@@ -201,12 +201,6 @@ class FiniteHook(Hook):
             message = next(text for text in messages if text is not None)
         if message is not None:
             raise UserError(message)
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    while hasattr(model, 'module'):
-        model = model.module
-    return model
 
 
 def _losses(outputs: Any) -> dict[str, Tensor]:

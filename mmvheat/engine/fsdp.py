@@ -1,4 +1,4 @@
-"""Fully sharded data parallel training (FSDP) through mmengine's strategies, on GPUs or a CPU."""
+"""Fully sharded data parallel training (FSDP), on GPUs or a CPU: the strategy and its Runner."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -6,6 +6,7 @@ mend is one clear line. :class:`CheckedRunner` holds what :class:`Runner` and th
 """
 
 import os
+import re
 import warnings
 from functools import partial
 from typing import Any
@@ -16,18 +17,24 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
-from mmvheat.errors import UserError, config_errors
+from mmvheat.errors import UserError, config_errors, first_names
 
 from .checkpoint_hook import PART, SafeCheckpointHook, publish_part
 from .dataset_fit import DATA_ERRORS, check_classes, check_samples, empty_data_errors
-from .distributed import explain_unused_parameters, start_cpu_group, start_loader_worker, uses_cpu
+from .distributed import start_cpu_group, start_loader_worker, uses_cpu
 from .finite_hook import FiniteHook
 from .resume import ExactResumeHook, SeededLoader
 from .weights_fit import WeightsFitHook
 
 __all__ = ['CheckedRunner', 'Runner', 'build_runner']
+
+# What DistributedDataParallel says of parameters that got no gradient.
+_COMPLAINT = 'Expected to have finished reduction in the prior iteration'
+_INDICES = re.compile(r'did not receive grad for rank \d+: ((?:\d+ ?)+)')
+_MOST_NAMES = 4
 
 
 def build_runner(cfg: Config, where: str) -> 'CheckedRunner':
@@ -119,7 +126,7 @@ class CheckedRunner:
             for hook in self.hooks:
                 if isinstance(hook, FiniteHook):
                     hook.explain(error)
-            explain_unused_parameters(error, self.model)
+            _explain_unused_parameters(error, self.model)
             raise
 
     def _checked(self, loop: Any, where: str) -> Any:
@@ -194,3 +201,36 @@ class Runner(CheckedRunner, MMEngineRunner):
         )
         if not direct:
             publish_part(os.path.join(out_dir, filename))
+
+
+def _explain_unused_parameters(error: Exception, model: nn.Module) -> None:
+    """Raise a clear error if ``error`` is DistributedDataParallel's about unused parameters.
+
+    Args:
+        error: What stopped a training.
+        model: The model in its distributed wrapper.
+
+    Raises:
+        UserError: With the names of the parameters and what to do about them.
+    """
+    if _COMPLAINT not in str(error) or not isinstance(model, DistributedDataParallel):
+        return
+    # The reducer counts the parameters that learn, in this order.
+    names = [name for name, value in model.module.named_parameters() if value.requires_grad]
+    found = _INDICES.search(str(error))
+    unused = [names[int(index)] for index in found[1].split()] if found else []
+    shown = first_names(unused, _MOST_NAMES) or 'some parameters'
+    advice = 'set find_unused_parameters=True in the config, which costs a little time'
+    norms = sorted({name.split('.')[1] for name in unused if name.startswith('backbone.outnorm')})
+    if norms:
+        maps = ', '.join(name.removeprefix('outnorm') for name in norms)
+        advice = (
+            f'no neck or head uses map {maps} of the backbone: leave it out of '
+            'model.backbone.out_indices and fit model.neck (for RetinaNet, ATSS, FCOS '
+            'out_indices=(1, 2, 3) with start_level=0 and in_channels without the first), or '
+            f'{advice}'
+        )
+    raise UserError(
+        f'{shown} got no gradient in the first iteration, for which DistributedDataParallel waits: '
+        f'{advice}'
+    ) from error

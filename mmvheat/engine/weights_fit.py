@@ -6,13 +6,14 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Size, Tensor, nn
 
 from mmvheat.checkpoint.describe import arch_in_words
 from mmvheat.checkpoint.fit import WeightsFit, compare_weights
 from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM, classes_of, find, loaded_name
 from mmvheat.errors import UserError
+
+from .distributed import unwrapped
 
 __all__ = [
     'WeightsFitHook',
@@ -117,11 +118,7 @@ def report_weights(model: Model, weights: Mapping[str, Tensor], path: str) -> No
 
 
 def _state_of(model: Model) -> Mapping[str, Tensor | Size]:
-    if not isinstance(model, nn.Module):
-        return model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model.state_dict()
+    return unwrapped(model).state_dict() if isinstance(model, nn.Module) else model
 
 
 def _sides(
