@@ -21,7 +21,6 @@ class StepProgress:
         self._console = console
         self._unit = unit
         self._every = every
-        self._first: tuple[float, int] | None = None
         self._shown = -every
         self._bar = Progress(
             TextColumn('      '),
@@ -32,34 +31,28 @@ class StepProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> 'StepProgress':
-        if self._console.is_terminal:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Where there is no terminal it was not started, and stopping would print an empty line.
-        if self._console.is_terminal:
-            self._bar.stop()
+        self._bar.stop()
 
     def update(self, done: int, total: int, text: str = '') -> None:
         """Show that ``done`` of ``total`` are done; a new total begins a new count."""
-        if self._console.is_terminal:
-            if not self._bar.tasks or self._bar.tasks[-1].total != total:
-                self._bar.add_task(text, total=total)
-            self._bar.update(self._bar.tasks[-1].id, completed=done, description=text)
-            return
+        if not self._bar.tasks or self._bar.tasks[-1].total != total:
+            self._bar.add_task(text, total=total)
+        task = self._bar.tasks[-1]
+        self._bar.update(task.id, completed=done, description=text)
         now = time.perf_counter()
-        if self._first is None or done < self._first[1]:
-            self._first = (now, done)
+        if self._console.is_terminal or task.time_remaining is None:
             return
         if now - self._shown < self._every and done < total:
             return
         self._shown = now
-        began, before = self._first
-        left = (total - done) * (now - began) / max(done - before, 1)
-        minutes, seconds = divmod(round(left), 60)
+        minutes, seconds = divmod(round(task.time_remaining), 60)
         parts = [f'{done}/{total} {self._unit}', text, f'left {minutes}:{seconds:02d}']
         self._console.print('      ' + '  '.join(filter(None, parts)), highlight=False)

@@ -1,21 +1,19 @@
 """Every image and annotation of the embedded data, written below one folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from .digits import Digits, load_digits
-from .extras import require
-from .formats import coco_annotation, coco_file
-from .scenes import compose_portrait, compose_scene
+from .drawing import Digits, Instance, compose_portrait, compose_scene, load_digits
 from .spec import DIGIT_NAMES, DigitsSpec
 
-cv2 = require('cv2')
+__all__ = ['build_digits', 'coco_annotation', 'coco_file']
 
-__all__ = ['build_digits']
 
 _SPLITS = ('train', 'val')
 _PORTRAIT, _SCENE = range(2)
@@ -125,3 +123,44 @@ def _write_png(path: str | Path, image: np.ndarray) -> None:
     content = cv2.imencode('.png', image, _PNG_OPTIONS)[1]
     with open(path, 'wb') as file:
         file.write(content)
+
+
+def coco_annotation(instance: Instance) -> dict[str, Any]:
+    """Describe an instance in COCO's terms, all of what is seen of it.
+
+    Args:
+        instance: A digit of a scene.
+
+    Returns:
+        ``bbox`` (x, y, width, height, in pixels), compressed RLE ``segmentation``, ``area`` in
+        pixels, ``iscrowd`` 0, ``category_id`` (digit + 1), and ``source``, its position in
+        scikit-learn's ``load_digits``.
+    """
+    rle = coco_mask.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
+    return {
+        'category_id': instance.label + 1,
+        'bbox': coco_mask.toBbox(rle).tolist(),
+        'area': int(coco_mask.area(rle)),
+        'iscrowd': 0,
+        'segmentation': {'size': list(rle['size']), 'counts': rle['counts'].decode('ascii')},
+        'source': instance.source,
+    }
+
+
+def coco_file(scenes: Iterable[tuple[str, list[dict[str, Any]]]], size: int) -> dict[str, Any]:
+    """Collect the annotations of many scenes into one COCO document.
+
+    Args:
+        scenes: File name and annotations of each scene, in order.
+        size: Height and width of every scene, in pixels.
+
+    Returns:
+        ``images``, ``annotations`` and ``categories`` with ids from 1.
+    """
+    images, annotations = [], []
+    for image_id, (name, members) in enumerate(scenes, start=1):
+        images.append({'id': image_id, 'file_name': name, 'height': size, 'width': size})
+        for member in members:
+            annotations.append({'id': len(annotations) + 1, 'image_id': image_id, **member})
+    categories = [{'id': label + 1, 'name': name} for label, name in enumerate(DIGIT_NAMES)]
+    return {'images': images, 'annotations': annotations, 'categories': categories}

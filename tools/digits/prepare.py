@@ -1,14 +1,24 @@
-"""The embedded data on disk: made once, reused while nothing about them changed."""
+"""The embedded data on disk: made once, complete or not there, reused while nothing changed."""
 
+import glob
+import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .cache import MANIFEST, check_root, is_complete, locked, replaced, write_manifest
+from filelock import FileLock
+
+from mmvheat.errors import UserError
+
 from .spec import GENERATOR_VERSION, NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitsSpec
 
 __all__ = ['prepare_digits']
+
+MANIFEST = 'manifest.json'
 
 
 def prepare_digits(
@@ -70,9 +80,19 @@ def prepare_digits(
         return path
 
     # Imported late: a complete cache needs neither opencv nor scikit-learn.
-    from .build import build_digits
+    try:
+        from .build import build_digits
+    except ModuleNotFoundError as error:
+        if error.name.startswith(__package__):
+            raise  # Ours: nothing that a user can mend.
+        raise UserError(
+            f'the embedded digits need {error.name!r}, which is not installed: '
+            'pip install "mmvheat[demo]"'
+        ) from error
 
-    with locked(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The others wait; a lock of a process that is dead is free.
+    with FileLock(path.parent / f'.{path.name}.lock'):
         # Another process may have made them while this one waited.
         if force or not is_complete(path, spec.fingerprint):
             with replaced(path) as fresh:
@@ -85,3 +105,98 @@ def prepare_digits(
                 }
                 write_manifest(fresh, content)
     return path
+
+
+def check_root(root: str | os.PathLike[str], entries: tuple[str, ...]) -> Path:
+    """Resolve a data folder and refuse one whose replacement would lose a person's files.
+
+    Args:
+        root: The folder; it need not exist.
+        entries: Names that the data set puts at its top level.
+
+    Returns:
+        The folder, absolute and without symbolic links.
+
+    Raises:
+        UserError: If it is a file, or holds something that is not of the data set.
+    """
+    path = Path(root).resolve()
+    if path.exists() and not path.is_dir():
+        raise UserError(f'data root {os.fspath(root)!r} is a file, expected a folder')
+    strangers = sorted({item.name for item in path.iterdir()} - {*entries} if path.exists() else ())
+    if strangers:
+        raise UserError(
+            f'data root {os.fspath(root)!r} holds {strangers[0]!r}, which is not of this data set: '
+            'name a new or empty folder'
+        )
+    return path
+
+
+def is_complete(root: Path, fingerprint: str) -> bool:
+    """Tell whether a folder holds all that was once written for this fingerprint.
+
+    Args:
+        root: The folder.
+        fingerprint: Of the parameters wanted.
+
+    Returns:
+        Whether the manifest matches and every folder still has its files and bytes.
+    """
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        same = manifest['fingerprint'] == fingerprint
+        return same and manifest['folders'] == _inventory(root)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_manifest(root: Path, content: dict[str, object]) -> None:
+    """Write the manifest: `content` and the inventory of what lies in the folder.
+
+    Args:
+        root: The folder, otherwise finished.
+        content: JSON-ready; ``fingerprint`` among it.
+    """
+    manifest = {**content, 'folders': _inventory(root)}
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+
+
+def _inventory(root: Path) -> dict[str, list[int]]:
+    """Count files and bytes of every folder below `root`."""
+    inventory = {}
+    for folder, folders, _ in os.walk(root):
+        folders.sort()
+        if folder != os.fspath(root):
+            with os.scandir(folder) as entries:
+                sizes = [entry.stat().st_size for entry in entries if entry.is_file()]
+            inventory[os.path.relpath(folder, root)] = [len(sizes), sum(sizes)]
+    return inventory
+
+
+@contextmanager
+def replaced(root: Path) -> Iterator[Path]:
+    """Build a folder aside and swap it in when the block ends; an exception leaves the old one.
+
+    What killed processes left of their attempts is removed first, so hold the lock.
+
+    Args:
+        root: The folder to make or replace.
+
+    Yields:
+        An empty folder on the same file system.
+    """
+    for leftover in root.parent.glob(f'.{glob.escape(root.name)}.*.tmp'):
+        shutil.rmtree(leftover)
+    names = {'prefix': f'.{root.name}.', 'suffix': '.tmp'}
+    with tempfile.TemporaryDirectory(dir=root.parent, **names) as work:
+        fresh, old = Path(work, 'fresh'), Path(work, 'old')
+        fresh.mkdir()
+        yield fresh
+        if root.exists():
+            root.rename(old)
+        try:
+            fresh.rename(root)
+        except OSError:
+            if old.exists():
+                old.rename(root)
+            raise
