@@ -109,8 +109,6 @@ def count(
 
 def print_table() -> None:
     """Print the published figures beside the counted ones."""
-    from published_figures import read_published
-    from rich.console import Console
     from rich.progress import track
     from rich.table import Table
 
