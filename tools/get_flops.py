@@ -109,6 +109,7 @@ def count(
 
 def print_table() -> None:
     """Print the published figures beside the counted ones."""
+    from rich.console import Console
     from rich.progress import track
     from rich.table import Table
 
