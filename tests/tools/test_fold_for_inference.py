@@ -10,24 +10,33 @@ from pathlib import Path
 import pytest
 import torch
 from golden import golden_state
+from in_process import run_script
 
 from mmvheat.checkpoint import read_checkpoint
 
 TOOL = Path(__file__).parents[2] / 'tools/fold_for_inference.py'
 
 
-def fold(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
-    )
+@pytest.fixture
+def fold(capsys):
+    """Fold as the command line does, in this process: exit status, stdout, stderr."""
+
+    def fold(*arguments) -> tuple[int, str, str]:
+        try:
+            status = run_script('tools/fold_for_inference.py', *arguments)
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return fold
 
 
-def test_fold(tmp_path):
+def test_fold(tmp_path, fold):
     source, target = tmp_path / 'in.pth', tmp_path / 'out.pth'
     torch.save({'model': golden_state('tiny_like')}, source)
-    done = fold(source, target, '--size', 96, 128)
-    assert done.returncode == 0, done.stderr
-    assert 'for 96 x 128' in done.stdout and 'inference_form=True' in done.stdout
+    status, out, err = fold(source, target, '--size', 96, 128)
+    assert status == 0, err
+    assert 'for 96 x 128' in out and 'inference_form=True' in out
     state = read_checkpoint(target)['state_dict']
     assert state['backbone.layers.0.0.op.k_exp'].shape[:2] == (24, 32)
     assert 'head.fc.weight' in state
@@ -55,11 +64,11 @@ def test_terminated_command_cleans_up(tmp_path):
         (['in.pth', 'in.pth', '--size', '64', '--force'], 'is the source'),
     ],
 )
-def test_mistakes_get_one_line(tmp_path, monkeypatch, arguments, message):
+def test_mistakes_get_one_line(tmp_path, fold, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     torch.save({'model': golden_state('tiny_like')}, 'in.pth')
-    done = fold(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith('error:')
-    assert re.search(message, done.stderr)
+    status, _, err = fold(*arguments)
+    assert status == 2
+    assert len(err.splitlines()) == 1 and err.startswith('error:')
+    assert re.search(message, err)
     assert not Path('out.pth').exists()

@@ -1,5 +1,6 @@
 """The kernels compile for GPUs that are not here, and keep to their registers."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -72,7 +73,7 @@ for channels in (128, 1024):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('capability', [80, 90])
+@pytest.mark.parametrize('capability', [80, 90] if os.environ.get('MMVHEAT_FULL') else [90])
 def test_kernels_compile_and_do_not_spill(capability, monkeypatch, tmp_path):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
