@@ -10,7 +10,7 @@ IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-scratch test test-full lint format clean
+.PHONY: help setup demo demo-scratch test test-fast test-full lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,14 +27,21 @@ demo: setup  ## pretrain, convert, train and test detection and segmentation on 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch
 
-# Two workers, each with whole files, whose tests share what they trained.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two workers; one that is done takes over tests of the other.
+PYTEST_ARGS ?= -n 2 --dist worksteal
+# The core without its compilers, checkpoints, and a tiny run of each library.
+FAST := tests/ops tests/layers tests/models tests/checkpoint tests/configs/test_training.py
+FAST_LEAVES_OUT := tests/ops/kernels tests/models/test_compile.py tests/models/test_counting.py
+FULL := tests/checkpoint/test_fuzz.py tests/tools/test_kills.py tests/ops/test_heat.py tests/ops/kernels
 
-test: lint  ## lint, then run the tests (PYTEST_ARGS="-k ops" and the like replace "-n 2 --dist loadfile")
+test: lint  ## lint, then run all tests (PYTEST_ARGS="-k ops" replaces the default options)
 	@$(VENV) -m pytest $(PYTEST_ARGS)
 
+test-fast: setup  ## a part of the tests in 90 seconds: core, checkpoints, a tiny run of each library
+	@$(VENV) -m pytest $(PYTEST_ARGS) -m "not slow" $(FAST) $(FAST_LEAVES_OUT:%=--ignore=%)
+
 test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (6 minutes)
-	@MMVHEAT_FULL=1 $(VENV) -m pytest tests/checkpoint/test_fuzz.py tests/tools/test_kills.py
+	@MMVHEAT_FULL=1 $(VENV) -m pytest $(FULL)
 
 lint: setup  ## check style and formatting
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
