@@ -58,7 +58,7 @@ def fold_state_dict(
 
 
 def _check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor) -> None:
-    """Hold the layer that predicts the diffusivity to the embedding it is applied to."""
+    """Check that the layer that predicts the diffusivity fits its embedding."""
     dim = embed.size(2)
     shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (weight, bias)]
     if shapes != [(dim, dim), (dim,)] or not weight.dtype == bias.dtype == embed.dtype:

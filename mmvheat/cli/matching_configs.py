@@ -18,7 +18,7 @@ _DEMO = 'work_dirs/demo/pretrained/vheat-mini_digits_128px.pth'
 
 @dataclass(frozen=True)
 class ConfigFacts:
-    """What a config says that a checkpoint can be held to.
+    """What a config says that a checkpoint can be compared with.
 
     Attributes:
         kind: Kind of the model, see `mmvheat.checkpoint.names.model_kind`.

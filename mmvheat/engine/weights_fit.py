@@ -1,4 +1,4 @@
-"""Hold a checkpoint to a model: every key that does not fit is found, and said in one line."""
+"""Compare a checkpoint with a model, and report every key that does not fit in one line."""
 
 from collections.abc import Mapping
 from logging import DEBUG, INFO, WARNING
@@ -138,8 +138,8 @@ def _sides(
 class WeightsFitHook(Hook):
     """Counts what matches, is resized, missing and unexpected, whenever a Runner loads a file.
 
-    The tools hold the file to the model before that. A strategy builds its model too late for
-    them: there the check is made here.
+    The tools compare the file with the model before that. A strategy builds its model too late for
+    them, so the check is made here.
     """
 
     # Before hooks that take a part of the checkpoint for themselves.

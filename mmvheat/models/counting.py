@@ -48,7 +48,7 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
     Args:
         model: The model, on the meta device: build it under ``torch.device('meta')``.
         size: Height and width of the image in pixels.
-        inference_form: Count vHeat with its decays computed beforehand for this size: the
+        inference_form: Count vHeat with its decays precomputed for this size: the
             embeddings and ``to_k`` are gone, and each block has a tensor (H, W, C) in their place.
 
     Raises:

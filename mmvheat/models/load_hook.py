@@ -1,4 +1,4 @@
-"""What a vHeat backbone does with a state dict before it loads it, whoever loads it."""
+"""What a vHeat backbone does with a state dict before it is loaded, by whatever function."""
 
 from logging import INFO, WARNING
 
@@ -29,7 +29,7 @@ def prepare_state_dict(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Say how a state dict fits, hold its form to the backbone's, and resize embeddings.
+    """Report how a state dict fits, compare its form with the backbone's, and resize embeddings.
 
     Args:
         module: The backbone.

@@ -77,7 +77,7 @@ class Ordered(dict):
 
 @dataclass
 class CallRules:
-    """What the calls in the pickles of one file are held to.
+    """The rules for the calls in the pickles of one file.
 
     Args:
         file_size: Size of the file in bytes, by which memory is judged.

@@ -40,7 +40,7 @@ def follow_pickle(data: Any, rules: CallRules, start: int = 0) -> tuple[Any, int
 
     Args:
         data: Bytes or a memory map.
-        rules: What its calls are held to. They count storages and memory for all pickles of a file.
+        rules: The rules for its calls. They count storages and memory for all pickles of a file.
         start: Where the pickle starts in the data.
 
     Returns:
@@ -225,7 +225,7 @@ def check_result(root: Any, rules: CallRules) -> None:
 
     Args:
         root: What the checkpoint's own pickle would make.
-        rules: What the calls of all its pickles were held to.
+        rules: The rules for the calls of all its pickles.
 
     Raises:
         Refusal: If something would go wrong with it after reading.
