@@ -69,25 +69,3 @@ def test_full_disk(disk, call, places):
     assert status == 2
     assert '1.5 GB free' in error and 'needs 7.2 GB' in error and 'TMPDIR' in error
     assert not places.VENV.exists()
-
-
-def test_tight_disk_means_no_copies_in_the_cache_of_pip(checks, disk):
-    disk(8)
-    assert checks.check_disk() is False
-    disk(12)
-    assert checks.check_disk() is True
-
-
-def test_disks_are_looked_at_one_by_one(checks, disk, monkeypatch):
-    disk(6.2)
-    monkeypatch.setattr(checks, 'disk_of', lambda folder: len(str(folder)))
-    monkeypatch.setattr(checks, 'existing_parent', lambda path: path)
-    assert checks.check_disk() is True
-
-
-def test_disk_need_shrinks_by_what_is_there(checks, disk, monkeypatch):
-    disk(6)
-    with pytest.raises(checks.SetupError, match='needs 7.2 GB'):
-        checks.check_disk()
-    monkeypatch.setattr(checks, 'tree_bytes', lambda _: checks.VENV_BYTES / 2)
-    assert checks.check_disk() is True

@@ -38,16 +38,6 @@ def test_interrupted_installs_are_forgotten(packages, site):
     assert list(whole.parent.iterdir()) == [whole]
 
 
-def test_large_packages_come_one_at_a_time_and_once(packages, site, monkeypatch):
-    pins = {'numpy': '2.4', 'nvidia-cudnn-cu13': '9.19', 'torch': '2.11', 'triton': '3.6'}
-    site('nvidia_cudnn_cu13-9.19', ['INSTALLER'])
-    site('triton-3.5', ['INSTALLER'])
-    commands = []
-    monkeypatch.setattr(packages, 'run', lambda command, words, _: commands.append(command[3:]))
-    packages.install_large(pins)
-    assert commands == [['install', '--no-deps', name] for name in ('torch==2.11', 'triton==3.6')]
-
-
 def test_digest_of_an_installed_wheel(packages, site):
     assert packages.installed_digest('mmcv', '2.1.0') is None
     note = site('mmcv-2.1.0', []) / 'direct_url.json'

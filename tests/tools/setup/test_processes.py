@@ -1,6 +1,5 @@
 """Commands of the set-up: their environment, and one line when they fail."""
 
-import os
 import time
 from pathlib import Path
 
@@ -60,11 +59,3 @@ def test_interrupt_ends_the_children(stack, setup_env, processes, call, monkeypa
     while state.exists() and state.read_text().split()[2] != 'Z' and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not state.exists() or state.read_text().split()[2] == 'Z'
-
-
-def test_environment_of_children_leads_into_venv(processes, monkeypatch):
-    for name in ('PYTHONPATH', 'PIP_USER', 'PIP_TARGET'):
-        monkeypatch.setenv(name, '1')
-    env = processes.child_env(MAX_JOBS='2')
-    assert env['MAX_JOBS'] == '2' and env['PATH'] == os.environ['PATH']
-    assert not {'PYTHONPATH', 'PIP_USER', 'PIP_TARGET'} & set(env)

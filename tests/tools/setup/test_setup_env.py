@@ -31,12 +31,6 @@ def test_imports_the_standard_library_only(script):
     assert names <= set(sys.stdlib_module_names) | {path.stem for path in SCRIPTS}
 
 
-def test_second_call_does_nothing(stack, setup_env, call, monkeypatch):
-    stack.STAMP.write_text(setup_env.fingerprint())
-    monkeypatch.setattr(setup_env, 'set_up', lambda: pytest.fail('set up again'))
-    assert call() == (0, '')
-
-
 def test_second_call_starts_nothing(stack, setup_env):
     """Without a PATH it could find neither pip's compiler nor a network tool."""
     stack.STAMP.write_text(setup_env.fingerprint())
@@ -105,12 +99,3 @@ def test_make_without_python(tmp_path, python):
     errors = [line for line in done.stderr.splitlines() if not line.startswith('make:')]
     assert len(errors) == 1 and errors[0].startswith('error: no Python 3 found')
     assert (python or 'python3.11') in errors[0]
-
-
-def test_little_disk_means_no_copies_of_downloads(setup_env, places, call, monkeypatch):
-    monkeypatch.setenv('PIP_NO_CACHE_DIR', '0')
-    monkeypatch.setattr(setup_env, 'check_disk', lambda: False)
-    monkeypatch.setattr(setup_env, 'cached_wheel', lambda _: 'a wheel')
-    places.VENV.write_text('a file, where the set-up stops')
-    assert call()[0] == 2
-    assert setup_env.child_env()['PIP_NO_CACHE_DIR'] == '1'

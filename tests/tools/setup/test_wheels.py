@@ -27,13 +27,6 @@ def test_wheel_is_kept_by_all_that_it_depends_on(wheels, places, monkeypatch):
     assert len({key(), *others}) == 6
 
 
-def test_cache_lies_with_the_user(places, tmp_path, monkeypatch):
-    assert places.wheel_cache() == tmp_path / 'cache' / 'wheels'
-    monkeypatch.delenv('MMVHEAT_CACHE')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
-    assert places.wheel_cache() == tmp_path / 'xdg' / 'mmvheat' / 'wheels'
-
-
 def test_damaged_wheel_is_dropped(wheels, tmp_path):
     whole, cut = tmp_path / 'mmcv-b.whl', tmp_path / 'mmcv-a.whl'
     with zipfile.ZipFile(whole, 'w') as archive:
