@@ -10,7 +10,7 @@ IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-scratch test test-full lint format clean
+.PHONY: help setup demo demo-scratch test test-fast test-full lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,15 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 test: lint  ## lint, then run the tests (PYTEST_ARGS="-k ops" and the like replace "-n 2 --dist loadfile")
 	@$(VENV) -m pytest $(PYTEST_ARGS)
 
-test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (6 minutes)
-	@MMVHEAT_FULL=1 $(VENV) -m pytest tests/checkpoint/test_fuzz.py tests/tools/test_kills.py
+# The core, the checkpoints and the docstrings' examples; the demo's configs, one of each library.
+FAST := tests/ops tests/layers tests/models tests/checkpoint tests/test_doctests.py \
+  tests/configs/test_training.py
+
+test-fast: setup  ## the core, checkpoints and a tiny run of each library, without what is slow
+	@$(VENV) -m pytest $(PYTEST_ARGS) -m 'not slow' $(FAST)
+
+test-full: setup  ## all tests, exhaustive: 4,201 mutated checkpoints, 20 kills of a training
+	@MMVHEAT_FULL=1 $(VENV) -m pytest $(PYTEST_ARGS)
 
 lint: setup  ## check style and formatting
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 from mmvheat.cli.command import run_command
 
-__all__ = ['forget_runs', 'last_log', 'last_metrics', 'load_script', 'run_script']
+__all__ = ['forget_runs', 'last_log', 'last_metrics', 'load_script', 'plain_layout', 'run_script']
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +27,16 @@ def run_script(path: str, *arguments: object) -> int:
     """Run a script's ``main`` as if nothing had run before, and return its exit status."""
     forget_runs()
     main = load_script(path).main
-    return run_command(lambda: main([str(argument) for argument in arguments]))
+    with plain_layout():
+        return run_command(lambda: main([str(argument) for argument in arguments]))
+
+
+def plain_layout() -> AbstractContextManager:
+    """Let configs be written as they come: to lay them out takes longer than a tiny training."""
+    # Not for the tests that know no mmengine.
+    import mmengine.config.config
+
+    return patch.object(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
 
 
 def forget_runs() -> None:

@@ -1,5 +1,7 @@
 """The backbone and whole classifiers under torch.compile: no graph break, few compilations."""
 
+import os
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -8,9 +10,12 @@ from mmvheat.models import VHeat
 from mmvheat.ops import kernels_available, use_kernels
 
 ARCHES = {
-    'tiny_like': dict(depths=[1, 2], dims=8),
+    'tiny_like': dict(depths=[1, 1], dims=8),
     'base_like': dict(depths=[1, 2], dims=8, post_norm=True, layer_scale_init_value=0.5),
 }
+
+
+FULL = os.environ.get('MMVHEAT_FULL') == '1'
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +41,12 @@ def images(batch, height=32, width=32):
     return x
 
 
-@pytest.mark.parametrize('precision', [None, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('arch', ARCHES)
+@pytest.mark.parametrize(
+    ('arch', 'precision'),
+    [('tiny_like', torch.bfloat16), ('base_like', None)]
+    + [('tiny_like', None), ('base_like', torch.bfloat16)] * FULL,
+    ids=str,
+)
 def test_inference_compiles_once_for_a_changing_batch(arch, precision):
     model = build(arch).eval()
     fast, counter = compiled(model)
@@ -50,8 +59,12 @@ def test_inference_compiles_once_for_a_changing_batch(arch, precision):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize('with_cp', [False, True])
-@pytest.mark.parametrize('arch', ARCHES)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('arch', 'with_cp'),
+    [('tiny_like', False), ('base_like', True)]
+    + [('tiny_like', True), ('base_like', False)] * FULL,
+)
 def test_training_compiles_once_for_a_changing_batch(arch, with_cp):
     model = build(arch, with_cp=with_cp, drop_path_rate=0.0).train()
     fast, counter = compiled(model)
@@ -65,14 +78,16 @@ def test_training_compiles_once_for_a_changing_batch(arch, with_cp):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_stochastic_depth_and_an_embedding_of_another_size_do_not_break_the_graph():
     model = build(drop_path_rate=0.5).train()
     fast, _ = compiled(model)
     fast(images(4, 40, 24))[1].sum().backward()
 
 
+@pytest.mark.slow
 def test_a_changing_image_size_costs_one_more_compilation():
-    model = build().eval()
+    model = build('tiny_like').eval()
     fast, counter = compiled(model)
     with torch.no_grad():
         for height, width in [(32, 48), (40, 72), (64, 33), (47, 80)]:
@@ -90,6 +105,7 @@ def test_the_inference_form_compiles_too():
         torch.testing.assert_close(fast(x)[1], model(x)[1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_classifier():
     from mmpretrain.models import ImageClassifier
 
@@ -116,7 +132,7 @@ def test_a_whole_classifier():
 
 @pytest.mark.slow
 def test_inductor():
-    model = build(drop_path_rate=0.0)
+    model = build('base_like' if FULL else 'tiny_like', drop_path_rate=0.0)
     x = torch.randn(2, 3, 32, 32)
     expected = model(x)[1]
     expected_grad = torch.autograd.grad(expected.sum(), model.freq_embed[0])[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import last_log
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from shrunken import shrink
@@ -125,6 +126,5 @@ def test_a_checkpoint_of_other_classes(library, option, configs, tool):
     # To train on other classes is what a checkpoint is taken for: it is said, and goes on.
     status, error = tool('train', config, '--cfg-options', 'load_from=other.pth')
     assert (status, error) == (0, '')
-    log = max(Path('work').glob('2*/2*.log'))
-    (line,) = [line for line in log.read_text().splitlines() if sides in line]
+    (line,) = [line for line in last_log(f'work_dirs/{library}').splitlines() if sides in line]
     assert 'WARNING' in line and 'start' in line and 'of another shape' in line
