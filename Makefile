@@ -27,12 +27,13 @@ demo: setup  ## pretrain, convert, train and test detection and segmentation on 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch
 
-# Two workers; one that is done takes over tests of the other.
-PYTEST_ARGS ?= -n 2 --dist worksteal
+# Two workers, each with whole files, whose tests share what they trained; the slow files first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # The core without its compilers, checkpoints, and a tiny run of each library.
-FAST := tests/ops tests/layers tests/models tests/checkpoint tests/configs/test_training.py
+FAST := tests/ops tests/layers tests/models tests/checkpoint tests/test_doctests.py \
+  tests/configs/test_training.py
 FAST_LEAVES_OUT := tests/ops/kernels tests/models/test_compile.py tests/models/test_counting.py
-FULL := tests/checkpoint/test_fuzz.py tests/tools/test_kills.py tests/ops/test_heat.py tests/ops/kernels
+FULL := tests/checkpoint/test_fuzz.py tests/tools/test_kills.py tests/ops tests/configs
 
 test: lint  ## lint, then run all tests (PYTEST_ARGS="-k ops" replaces the default options)
 	@$(VENV) -m pytest $(PYTEST_ARGS)
@@ -40,7 +41,7 @@ test: lint  ## lint, then run all tests (PYTEST_ARGS="-k ops" replaces the defau
 test-fast: setup  ## a part of the tests in 90 seconds: core, checkpoints, a tiny run of each library
 	@$(VENV) -m pytest $(PYTEST_ARGS) -m "not slow" $(FAST) $(FAST_LEAVES_OUT:%=--ignore=%)
 
-test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training (6 minutes)
+test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training
 	@MMVHEAT_FULL=1 $(VENV) -m pytest $(FULL)
 
 lint: setup  ## check style and formatting

@@ -21,7 +21,12 @@ CORE = {'ops', 'kernels', 'layers', 'models'}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip what needs a GPU where there is none; put files with slow tests first.
+
+    Workers take whole files: a long one at the end would leave the others without work.
+    """
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker('gpu'):
