@@ -13,7 +13,7 @@ classes = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
 # None: from random weights.
 pretrained = 'checkpoints/vheat-tiny_in1k_512px.pth'
 epochs = 12
-# Images a GPU; the learning rate follows the number on all GPUs.
+# Images per GPU; the learning rate follows the number on all GPUs.
 batch_size = 2
 
 # What follows from it

@@ -18,7 +18,7 @@ reduce_zero_label = True
 # None: from random weights.
 pretrained = 'checkpoints/vheat-tiny_in1k_512px.pth'
 iterations = 20000
-# Images a GPU; the learning rate follows the number on all GPUs.
+# Images per GPU; the learning rate follows the number on all GPUs.
 batch_size = 4
 
 # What follows from it

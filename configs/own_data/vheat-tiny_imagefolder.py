@@ -11,7 +11,7 @@ classes = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
 # None: from random weights.
 pretrained = 'checkpoints/vheat-tiny_in1k_224px.pth'
 epochs = 50
-# Images a GPU; the learning rate follows the number on all GPUs.
+# Images per GPU; the learning rate follows the number on all GPUs.
 batch_size = 64
 
 # What follows from it
