@@ -1,9 +1,9 @@
 """mmcv's compiled functions by torch and torchvision, where mmcv has none of its own.
 
-``mmcv.ops`` takes its functions from the compiled module ``mmcv._ext``, which the wheel ``mmcv-lite``
-lacks. ``install`` lets Python import ``ext.py`` of this room under that name. It is asked last, so a
-compiled module is used as it is, and nothing is imported before somebody needs it. Importing
-``mmvheat`` installs it, in every process that does so.
+``mmcv.ops`` takes its functions from the compiled module ``mmcv._ext``, which the wheel
+``mmcv-lite`` lacks. ``install`` lets Python import ``ext.py`` of this room under that name. It is
+asked last, so a compiled module is used as it is, and nothing is imported before somebody needs it.
+Importing ``mmvheat`` installs it, in every process that does so.
 """
 
 import sys
@@ -30,6 +30,6 @@ class _StandIn(MetaPathFinder):
 
 
 def install() -> None:
-    """Let Python find ``mmcv._ext`` here where nothing else offers it; a second call does nothing."""
+    """Let Python find ``mmcv._ext`` here where nothing else offers it; once is enough."""
     if _StandIn not in sys.meta_path:
         sys.meta_path.append(_StandIn)
