@@ -17,7 +17,7 @@ from in_process import forget_runs
 
 torch.set_num_threads(1)
 
-CORE = {'ops', 'kernels', 'layers', 'models'}
+CORE = {'ops', 'kernels', 'layers', 'models', 'mmcv_ops'}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -151,7 +151,8 @@ def modulated_deform_conv_forward(
         weight: (C_out, C / group, kernel_h, kernel_w).
         bias: (C_out,), used where ``with_bias``.
         ones: Ignored.
-        offset: (N, deformable_group * kernel_h * kernel_w * 2, H_out, W_out), y before x.
+        offset: (N, deformable_group * kernel_h * kernel_w * 2, H_out, W_out), y before x. Of a
+            larger map, as mmdet's DyHead gives it, the first numbers are read as one of this size.
         mask: (N, deformable_group * kernel_h * kernel_w, H_out, W_out).
         output: Written (N, C_out, H_out, W_out).
         columns: Ignored.
@@ -168,6 +169,7 @@ def modulated_deform_conv_forward(
         with_bias: Whether the bias is added.
     """
     steps = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_as_read(given, output) for given in (offset, mask))
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, steps))
 
 
@@ -199,12 +201,21 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Gradients of all inputs, written to the tensors named ``grad_...``; see the forward pass."""
     steps = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_as_read(given, grad_output) for given in (offset, mask))
     grads = _gradients(grad_output, input, weight, offset, mask, bias if with_bias else None, steps)
-    written = (grad_input, grad_weight, grad_offset, grad_mask)
-    for target, grad in zip(written, grads, strict=False):
+    for target, grad in zip((grad_input, grad_weight), grads[:2], strict=True):
         target.copy_(grad)
+    for target, grad in zip((grad_offset, grad_mask), grads[2:4], strict=True):
+        rest = target.flatten(1).size(1) - grad.flatten(1).size(1)
+        target.copy_(F.pad(grad.flatten(1), (0, rest)).view(target.shape))
     if with_bias:
         grad_bias.copy_(grads[4])
+
+
+def _as_read(given: Tensor, output: Tensor) -> Tensor:
+    """Offsets or masks in the size of the output, the numbers of a larger map in their order."""
+    shape = torch.Size((*given.shape[:2], *output.shape[2:]))
+    return given.flatten(1)[:, : shape[1:].numel()].reshape(shape)
 
 
 def _arguments(

@@ -156,13 +156,16 @@ def deform_conv(
 
 
 def modulated_deform_conv(
-    ext: ModuleType, rng: Random, group: int, deform_group: int, with_bias: bool
+    ext: ModuleType,
+    rng: Random,
+    group: int,
+    deform_group: int,
+    with_bias: bool,
+    size: tuple[int, int] = (4, 3),
 ) -> list[Any]:
     maps, weight = normal(rng, 2, 4, 7, 6), normal(rng, 6, 4 // group, 3, 3)
-    offset, mask = (
-        3 * normal(rng, 2, 18 * deform_group, 4, 3),
-        uniform(rng, 2, 9 * deform_group, 4, 3),
-    )
+    offset = 3 * normal(rng, 2, 18 * deform_group, *size)
+    mask = uniform(rng, 2, 9 * deform_group, *size)
     bias, grad_output = normal(rng, 6 if with_bias else 0), normal(rng, 2, 6, 4, 3)
     output = torch.zeros_like(grad_output)
     grads = [torch.zeros_like(t) for t in (maps, weight, bias, offset, mask)]
@@ -360,6 +363,10 @@ def _cases() -> dict[str, Case]:
         cases[f'modulated_deform_conv-{group}-{deform_group}-{with_bias}'] = partial(
             modulated_deform_conv, group=group, deform_group=deform_group, with_bias=with_bias
         )
+    # mmdet's DyHead gives offsets of a larger map than the output.
+    cases['modulated_deform_conv-larger'] = partial(
+        modulated_deform_conv, group=1, deform_group=2, with_bias=True, size=(8, 5)
+    )
     for kind, window in itertools.product((0, 1), ((7, 9), (3, 4))):
         cases[f'psamask-{kind}-{window}'] = partial(psamask, kind=kind, window=window)
     return cases
