@@ -103,7 +103,8 @@ def set_up(choice):
 
     begin = time.monotonic()
     say(f'Setting up {places.VENV} (log: {places.LOG})')
-    say('[1/4] virtual environment and uv (10 s)')
+    steps = 4 if compiled else 3
+    say(f'[1/{steps}] virtual environment and uv (10 s)')
     make_venv()
     if not (places.VENV / 'bin' / 'uv').exists() or not notes_on('uv', pins()['uv']):
         install_locked(pip, lambda name: name == 'uv', 'working')
@@ -116,7 +117,7 @@ def set_up(choice):
         places.STAMP.unlink()
 
     size = '0.3' if cpu else '2.9'
-    say(f'[2/4] torch {torch} and the stack, {size} GB to download where uv has none of it yet')
+    say(f'[2/{steps}] torch {torch} and the stack: {size} GB to download, if uv has it not yet')
     leaving = in_the_way(choice)
     if leaving:
         run(uv_pip('uninstall', *leaving))
@@ -126,13 +127,14 @@ def set_up(choice):
         uv_pip, lambda name: takes(choice, name) and not (cpu and name in TORCH), downloads, **env
     )
 
-    say('[3/4] mmcv ' + ('with its own ops' if compiled else 'without a compiled part: it is in'))
-    wheel = mmcv_wheel(torch) if compiled else None
-    # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
-    if wheel and not is_installed(wheel):
-        run(pip('install', '--no-deps', '--force-reinstall', wheel))
+    if compiled:
+        say(f'[3/{steps}] mmcv with its own ops')
+        wheel = mmcv_wheel(torch)
+        # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
+        if not is_installed(wheel):
+            run(pip('install', '--no-deps', '--force-reinstall', wheel))
 
-    say('[4/4] mmvheat itself, then a check that the stack imports (15 s)')
+    say(f'[{steps}/{steps}] mmvheat itself, then a check that the stack imports (20 s)')
     run(uv_pip('install', '--no-deps', '--no-build-isolation', '--editable', places.ROOT), **env)
     run([places.VENV_PYTHON, '-c', IMPORT_CHECK])
 
