@@ -54,7 +54,10 @@ def choose_ops():
         'print(torch.version.cuda if torch.cuda.is_available() else "", CUDA_HOME)'
     )
     done = subprocess.run(
-        [str(places.VENV_PYTHON), '-c', query], stdout=subprocess.PIPE, env=child_env()
+        [str(places.VENV_PYTHON), '-c', query],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_env(),
     )
     cuda, _, toolkit = done.stdout.decode().strip().rpartition(' ')
     if cuda and toolkit == 'None':
