@@ -10,8 +10,6 @@ from pathlib import Path
 
 __all__ = ['UserError', 'config_errors', 'first_names']
 
-_PACKAGE = Path(__file__).parent
-
 
 class UserError(ValueError):
     """What the user gave cannot work.
@@ -21,10 +19,10 @@ class UserError(ValueError):
     """
 
 
-def _raised_in(error: BaseException, folder: Path) -> bool:
-    """Whether the code that raised an error lies in a folder."""
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether our own code raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(folder)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def first_names(names: Sequence[str], most: int) -> str:
@@ -54,7 +52,7 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
             if str(error).startswith(where):
                 raise
             raise UserError(f'{where}: {error}') from error
-        if _raised_in(error, _PACKAGE):
+        if _raised_by_us(error):
             raise
         if isinstance(error, FileNotFoundError) and error.filename:
             raise UserError(
