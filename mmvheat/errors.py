@@ -3,12 +3,13 @@
 Everything else that is raised is a bug of ours.
 """
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['UserError', 'config_errors', 'first_names']
+__all__ = ['UserError', 'config_errors', 'first_names', 'is_first_process']
 
 _PACKAGE = Path(__file__).parent
 
@@ -19,6 +20,11 @@ class UserError(ValueError):
     The message says what was given, what was expected and what to do. Command lines print it as one
     line and exit with status 2 (``mmvheat.cli.command``).
     """
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks: rank 0 by torchrun's or slurm's word, or one that runs alone."""
+    return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
 
 
 def _raised_in(error: BaseException, folder: Path) -> bool:
