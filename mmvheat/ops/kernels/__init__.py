@@ -1,7 +1,7 @@
 """Fused GPU kernels in Triton, opt-in until a GPU run has shown them equal and faster.
 
-``MMVHEAT_KERNELS=1`` in the environment, or :func:`use_kernels`, switches them on. Until then Triton
-is not imported. Without it everything imports, and nothing here is used.
+``MMVHEAT_KERNELS=1`` in the environment, or :func:`use_kernels`, switches them on. Until then
+Triton is not imported. Without it everything imports, and nothing here is used.
 """
 
 import os
