@@ -3,6 +3,7 @@
 Importing it registers the backbone and lets mmengine load its own checkpoints on today's torch:
 at once where mmengine has been imported, else as soon as it is. Until then neither mmengine nor
 torch is imported: a command line answers at once, and ``mmvheat.doctor`` where one is broken.
+It also gives mmcv its functions where it was installed without a compiled module.
 """
 
 import sys
@@ -12,9 +13,11 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from . import mmcv_ops
+
 __version__ = '0.1.0'
 
-__all__ = ['__version__', 'engine', 'models']
+__all__ = ['__version__', 'engine', 'mmcv_ops', 'models']
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -56,6 +59,7 @@ class _WithMMEngine(MetaPathFinder):
         return spec
 
 
+mmcv_ops.install()
 if 'mmengine' in sys.modules:
     _register()
 else:
