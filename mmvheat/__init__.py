@@ -52,8 +52,8 @@ class _WithMMEngine(MetaPathFinder):
 
         def run_and_register(module: ModuleType) -> None:
             run(module)
-            sys.meta_path.remove(cls)
             _register()
+            sys.meta_path.remove(cls)
 
         spec.loader.exec_module = run_and_register
         return spec
