@@ -7,7 +7,8 @@ It also gives mmcv its functions where it was installed without a compiled modul
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -34,33 +35,41 @@ def _register() -> None:
     engine.apply_stack_fixes()
 
 
-class _WithMMEngine(MetaPathFinder):
-    """Finds mmengine as the other finders do, and registers once its import has ended."""
+class _UntilMMEngine(MetaPathFinder):
+    """Watches imports of mmengine and of our rooms, and registers once mmengine is there.
+
+    That is when the outermost of them ends: a room that imports mmengine must be whole first.
+    """
+
+    depth = 0
 
     @classmethod
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != 'mmengine':
+        if fullname != 'mmengine' and not fullname.startswith(f'{__name__}.'):
             return None
         others = (finder for finder in sys.meta_path if finder is not cls)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next(filter(None, specs), None)
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def run_and_register(module: ModuleType) -> None:
-            run(module)
-            _register()
-            sys.meta_path.remove(cls)
-
-        spec.loader.exec_module = run_and_register
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = partial(cls._run, spec.loader.exec_module)
         return spec
+
+    @classmethod
+    def _run(cls, run: Callable[[ModuleType], None], module: ModuleType) -> None:
+        cls.depth += 1
+        try:
+            run(module)
+        finally:
+            cls.depth -= 1
+        if cls.depth == 0 and 'mmengine' in sys.modules and cls in sys.meta_path:
+            sys.meta_path.remove(cls)
+            _register()
 
 
 mmcv_ops.install()
 if 'mmengine' in sys.modules:
     _register()
 else:
-    sys.meta_path.insert(0, _WithMMEngine)
+    sys.meta_path.insert(0, _UntilMMEngine)
