@@ -11,8 +11,6 @@ from pathlib import Path
 
 __all__ = ['UserError', 'config_errors', 'first_names', 'is_first_process']
 
-_PACKAGE = Path(__file__).parent
-
 
 class UserError(ValueError):
     """What the user gave cannot work.
@@ -27,10 +25,10 @@ def is_first_process() -> bool:
     return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
 
 
-def _raised_in(error: BaseException, folder: Path) -> bool:
-    """Whether the code that raised an error lies in a folder."""
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether our own code raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(folder)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def first_names(names: Sequence[str], most: int) -> str:
@@ -60,7 +58,7 @@ def config_errors(where: str, also: tuple[type[Exception], ...] = ()) -> Iterato
             if str(error).startswith(where):
                 raise
             raise UserError(f'{where}: {error}') from error
-        if _raised_in(error, _PACKAGE):
+        if _raised_by_us(error):
             raise
         if isinstance(error, FileNotFoundError) and error.filename:
             raise UserError(

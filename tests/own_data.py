@@ -1,9 +1,7 @@
 """What the tests of the configs for a user's own data share."""
 
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 from digits import prepare_digits
 
@@ -16,7 +14,6 @@ __all__ = [
     'edited',
     'first_block',
     'make_digits',
-    'tool',
 ]
 
 ROOT = Path(__file__).parents[1]
@@ -33,14 +30,6 @@ EDIT, FOLLOWS = '# What you edit\n', '\n# What follows from it\n'
 def config_path(library: str) -> Path:
     """Where the config for a library's layout is."""
     return ROOT / 'configs' / 'own_data' / f'{CONFIGS[library]}.py'
-
-
-def tool(name: str) -> ModuleType:
-    """Import a file of tools/."""
-    spec = spec_from_file_location(f'tools_{name}', ROOT / 'tools' / f'{name}.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_digits(folder: Path) -> None:

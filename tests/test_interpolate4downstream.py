@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import pickle
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden import golden_npz, golden_state
+from in_process import load_script
 
 from mmvheat.checkpoint import read_checkpoint
 from mmvheat.cli.command import run_command
@@ -18,9 +18,7 @@ SCRIPT = Path(__file__).parents[1] / 'interpolate4downstream.py'
 
 @pytest.fixture(scope='module')
 def main():
-    spec = importlib.util.spec_from_file_location('interpolate4downstream', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
     return lambda argv: run_command(lambda: module.main(argv))
 
 

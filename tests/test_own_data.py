@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import load_script
 from mmengine.config import Config
-from own_data import CONFIGS, EDIT, ROOT, config_path, edited, first_block, make_digits, tool
+from own_data import CONFIGS, EDIT, ROOT, config_path, edited, first_block, make_digits
 
 # Keys of the configs that make them small enough for a CPU; all others stay as they are.
 SHRUNK = {
@@ -82,7 +83,7 @@ def test_trains_and_tests(library: str, tmp_path: Path, monkeypatch: pytest.Monk
     # Not cfg.dump, whose layout takes as long as the training.
     text = ''.join(f'{name} = {value!r}\n' for name, value in cfg.to_dict().items())
     Path('shrunk.py').write_text(text)
-    tool('train').main(['shrunk.py', '--seed', '0', '--work-dir', 'trained'])
+    load_script('tools/train.py').main(['shrunk.py', '--seed', '0', '--work-dir', 'trained'])
     (best,) = Path('trained').glob('best_*.pth')
     checkpoint = torch.load(best, map_location='cpu')
     assert list(checkpoint['meta']['dataset_meta']['classes']) == cfg.classes
@@ -91,7 +92,7 @@ def test_trains_and_tests(library: str, tmp_path: Path, monkeypatch: pytest.Monk
     log = next(Path('trained').glob('2*/*.log')).read_text()
     share = cfg.train_dataloader.batch_size / cfg.auto_scale_lr.base_batch_size
     assert f'Scaling the original LR by {share}' in log
-    tool('test').main(['shrunk.py', str(best), '--work-dir', 'tested'])
+    load_script('tools/test.py').main(['shrunk.py', str(best), '--work-dir', 'tested'])
     validated = json.loads(
         next(Path('trained').glob('2*/vis_data/scalars.json')).read_text().splitlines()[-1]
     )
@@ -150,7 +151,7 @@ def test_commands_of_the_page_are_understood(command: list[str]) -> None:
     configs = [ROOT / word for word in command if word.startswith('configs/')]
     assert all(config.is_file() for config in configs)
     if script.suffix == '.py' and script.parent.name == 'tools':
-        args = tool(script.stem).parse_args(command[2:])
+        args = load_script(script).parse_args(command[2:])
         options = getattr(args, 'cfg_options', None) or {}
         settings = Config.fromfile(configs[0]) if options else {}
         for name in options:

@@ -37,7 +37,6 @@ __all__ = [
     'rename',
 ]
 
-
 TASKS = ('downstream', 'classification')
 FORMS = ('published', 'classification', 'backbone', 'downstream')
 

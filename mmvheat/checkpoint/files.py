@@ -1,8 +1,7 @@
 """Convert and fold checkpoint files: read, find the state dict, change it, write."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mmvheat.errors import UserError
 from .convert import as_size, change_form, convert_state_dict
 from .fold import fold_state_dict
 from .formats import SourceState, class_metadata, find_state_dict
-from .io.reading import read_checkpoint, shown_path
+from .io.reading import about_file, read_checkpoint, shown_path
 from .io.writing import check_target, write_checkpoint
 from .names import model_kind
 from .report import ConversionReport
@@ -54,7 +53,7 @@ def convert_file(
     source_size, target_size = as_size(source_size), as_size(target_size)
     check_target(target, force)
     checkpoint = read_checkpoint(source)
-    with _named(source):
+    with about_file(source):
         found = find_state_dict(checkpoint, key)
         tensors, report = convert_state_dict(found.tensors, source_size, target_size, mode, task)
     meta = _origin(source, found)
@@ -95,7 +94,7 @@ def change_file(
     """
     check_target(target, force)
     checkpoint = read_checkpoint(source)
-    with _named(source):
+    with about_file(source):
         found = find_state_dict(checkpoint, key)
         tensors, report = change_form(found.tensors, form, target_size, source_size, mode)
     meta = _origin(source, found) | {'form': form}
@@ -138,21 +137,12 @@ def fold_file(
         raise UserError(
             f'{target} is the source: folding loses what training needs, name another output'
         )
-    with _named(source):
+    with about_file(source):
         found = find_state_dict(checkpoint, key)
         tensors = fold_state_dict(found.tensors, size)
     meta = _origin(source, found) | {'folded_for': list(size)} | class_metadata(checkpoint)
     write_checkpoint(target, tensors, meta, force)
     return tensors
-
-
-@contextmanager
-def _named(source: str | os.PathLike) -> Iterator[None]:
-    """Begin messages about what a file holds with its name."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f'{shown_path(source)}: {error}') from error
 
 
 def _origin(source: str | os.PathLike, found: SourceState) -> Mapping[str, Any]:

@@ -98,6 +98,8 @@ _CLASS_LAYERS = (
     ('bbox_head.conv_cls', 0, 'bbox_head.conv_reg'),
     ('decode_head.conv_seg', 0, None),
 )
+# How such layers' names end, whichever head of a model they stand in, and outputs beside classes.
+_CLASS_LAYER_ENDS = {'head.fc': 0, 'fc_cls': 1, 'conv_seg': 0}
 
 
 def shown(name: object, most: int = 80) -> str:
@@ -346,8 +348,8 @@ def classes_of(layer: str, outputs: int) -> int | None:
     Returns:
         The number, or None if it is no such layer, or one with several outputs a class.
     """
-    for name, beside, boxes in _CLASS_LAYERS:
-        if layer == name and boxes is None:
+    for end, beside in _CLASS_LAYER_ENDS.items():
+        if layer.endswith(end):
             return outputs - beside
     return None
 

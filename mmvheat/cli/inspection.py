@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from mmvheat.checkpoint import Description, describe_checkpoint, read_checkpoint
 from mmvheat.checkpoint.io.download import local_file
-from mmvheat.checkpoint.io.reading import shown_path
-from mmvheat.errors import UserError, first_names
+from mmvheat.checkpoint.io.reading import about_file
+from mmvheat.errors import first_names
 from mmvheat.models.arch import ARCHS
 
 from .matching_configs import Use, arch_name, config_folder, find_uses
@@ -32,10 +34,8 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
     """
     path = local_file(file)
     checkpoint = read_checkpoint(path, mmap=True)
-    try:
+    with about_file(path):
         description = describe_checkpoint(checkpoint, key)
-    except UserError as error:
-        raise UserError(f'{shown_path(path)}: {error}') from error
     size, digest = path.stat().st_size, _sha256(path)
     uses = find_uses(description, file, key)
     if as_json:
@@ -45,7 +45,7 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
         record |= asdict(description) | {'uses': [asdict(use) for use in uses]}
         print(json.dumps(record, indent=2))
         return
-    rows = [('size', f'{_bytes(size)} ({size:,} bytes)'), ('sha256', digest)]
+    rows = [('size', f'{decimal(size)} ({size:,} bytes)'), ('sha256', digest)]
     rows += _rows(description)
     print(file)
     for label, text in rows:
@@ -151,12 +151,3 @@ def _print_uses(uses: list[Use]) -> None:
 
 def _listed(values: Sequence) -> str:
     return ', '.join(map(str, values))
-
-
-def _bytes(count: int) -> str:
-    size, unit = float(count), 'bytes'
-    for unit in ('bytes', 'kB', 'MB', 'GB'):
-        if size < 1000 or unit == 'GB':
-            break
-        size /= 1000
-    return f'{size:.0f} {unit}' if unit == 'bytes' else f'{size:.1f} {unit}'

@@ -3,6 +3,8 @@
 import glob
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dist import all_reduce_params, is_distributed, is_main_process
@@ -10,10 +12,10 @@ from mmengine.hooks import CheckpointHook
 
 from mmvheat.registry import HOOKS
 
-__all__ = ['PART', 'SafeCheckpointHook', 'name_patterns', 'publish_part']
+__all__ = ['SafeCheckpointHook', 'name_patterns', 'whole_or_absent']
 
 # Ending of a checkpoint's name while it is being written.
-PART = '.part'
+_PART = '.part'
 
 
 def name_patterns(filename_tmpl: str | None = None) -> set[str]:
@@ -26,12 +28,22 @@ def name_patterns(filename_tmpl: str | None = None) -> set[str]:
     return {'*.pth', '*'.join(map(glob.escape, pieces))}
 
 
-def publish_part(path: str) -> None:
-    """Give a checkpoint that was written to ``path + PART`` its name, once it is on the disk."""
-    part = f'{path}{PART}'
-    with open(part, 'rb+') as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+@contextmanager
+def whole_or_absent(path: str) -> Iterator[str]:
+    """Let a checkpoint appear under its name once all of it is on the disk.
+
+    Args:
+        path: Its name; one that is a URL is written directly.
+
+    Yields:
+        What the name of the file to be written ends with besides.
+    """
+    ending = '' if '://' in path else _PART
+    yield ending
+    if ending and is_main_process():
+        with open(path + ending, 'rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(path + ending, path)
 
 
 @HOOKS.register_module()
@@ -53,7 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
         if '://' in self.out_dir or not is_main_process():
             return
         for name in name_patterns(self.filename_tmpl):
-            pattern = os.path.join(glob.escape(self.out_dir), f'*{name}{PART}')
+            pattern = os.path.join(glob.escape(self.out_dir), f'*{name}{_PART}')
             for part in glob.glob(pattern):
                 os.remove(part)
                 runner.logger.info(f'Removed {part}, which a killed run left half-written.')

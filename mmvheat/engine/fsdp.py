@@ -1,12 +1,11 @@
 """Fully sharded data parallel training (FSDP), on GPUs or a CPU: the strategy and its Runner."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from mmengine._strategy import FSDPStrategy as MMEngineFSDPStrategy
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier
 from mmengine.hooks import EMAHook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import BaseOptimWrapper
@@ -19,7 +18,7 @@ from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.registry import FUNCTIONS, RUNNERS, STRATEGIES
 
-from .checkpoint_hook import PART, publish_part
+from .checkpoint_hook import whole_or_absent
 from .distributed import start_cpu_group, uses_cpu
 from .runner import CheckedRunner
 
@@ -126,26 +125,13 @@ class FSDPStrategy(MMEngineFSDPStrategy):
             wrapper.clip_func = lambda params, **settings: model.clip_grad_norm_(**settings)
         return wrapper
 
-    def save_checkpoint(
-        self,
-        filename: str,
-        *,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        extra_ckpt: dict | None = None,
-        callback: Callable[[dict], None] | None = None,
-    ) -> None:
-        """Save a checkpoint; a whole file appears when it is complete."""
-        direct = '://' in filename or not self._is_full_state_dict()
-        super().save_checkpoint(
-            filename if direct else f'{filename}{PART}',
-            save_optimizer=save_optimizer,
-            save_param_scheduler=save_param_scheduler,
-            extra_ckpt=extra_ckpt,
-            callback=callback,
-        )
-        if not direct and is_main_process():
-            publish_part(filename)
+    def save_checkpoint(self, filename: str, **settings: Any) -> None:
+        """Save a checkpoint, a file whole or not at all; mmengine's arguments."""
+        if self._is_full_state_dict():
+            with whole_or_absent(filename) as ending:
+                super().save_checkpoint(filename + ending, **settings)
+        else:
+            super().save_checkpoint(filename, **settings)
         barrier()
 
     def optim_state_dict(self) -> dict:
@@ -172,20 +158,10 @@ class FlexibleRunner(CheckedRunner, MMEngineFlexibleRunner):
 
     _position: dict[str, int] = {}
 
-    def build_strategy(
-        self,
-        strategy: Any = None,
-        launcher: str = 'none',
-        randomness: dict | None = None,
-        env_cfg: dict | None = None,
-        experiment_name: str | None = None,
-        log_level: str | None = None,
-    ) -> Any:
+    def build_strategy(self, *args: Any, env_cfg: dict | None = None, **settings: Any) -> Any:
         """Build the strategy; mmengine's arguments, of which a config may lack ``env_cfg``."""
         env_cfg = env_cfg or dict(dist_cfg=dict(backend='nccl'))
-        return super().build_strategy(
-            strategy, launcher, randomness, env_cfg, experiment_name, log_level
-        )
+        return super().build_strategy(*args, env_cfg=env_cfg, **settings)
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
         """Register the hooks; one that needs the whole model is refused where it is sharded."""
@@ -197,30 +173,11 @@ class FlexibleRunner(CheckedRunner, MMEngineFlexibleRunner):
                 'of it in a process: leave it out (custom_hooks=[])'
             )
 
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: dict | None = None,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        meta: dict | None = None,
-        by_epoch: bool = True,
-        backend_args: dict | None = None,
-    ) -> None:
+    def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """Save a checkpoint; mmengine's arguments. ``epoch`` and ``iter`` of ``meta`` are kept."""
         meta = meta or {}
         self._position = {name: meta[name] for name in ('epoch', 'iter') if name in meta}
-        super().save_checkpoint(
-            out_dir,
-            filename,
-            file_client_args,
-            save_optimizer,
-            save_param_scheduler,
-            meta,
-            by_epoch,
-            backend_args,
-        )
+        super().save_checkpoint(*args, meta=meta, **settings)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks; those before saving see the right position."""

@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
+from mmvheat.checkpoint.names import OUTPUT_NORM, find
 from mmvheat.errors import UserError, config_errors, first_names
 
-from .checkpoint_hook import PART, SafeCheckpointHook, publish_part
+from .checkpoint_hook import SafeCheckpointHook, whole_or_absent
 from .dataset_fit import DATA_ERRORS, check_classes, check_samples, empty_data_errors
 from .distributed import start_cpu_group, start_loader_worker, uses_cpu
 from .finite_hook import FiniteHook
@@ -173,34 +174,10 @@ class Runner(CheckedRunner, MMEngineRunner):
         with config_errors('initial weights', (AssertionError,)):
             super()._init_model_weights()
 
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: dict | None = None,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        meta: dict | None = None,
-        by_epoch: bool = True,
-        backend_args: dict | None = None,
-    ) -> None:
-        """Save under another name and rename, so that the file is whole or absent.
-
-        mmengine's arguments. A directory that is a URL gets the file directly.
-        """
-        direct = '://' in out_dir or get_rank() != 0
-        super().save_checkpoint(
-            out_dir,
-            filename if direct else f'{filename}{PART}',
-            file_client_args,
-            save_optimizer,
-            save_param_scheduler,
-            meta,
-            by_epoch,
-            backend_args,
-        )
-        if not direct:
-            publish_part(os.path.join(out_dir, filename))
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **settings: Any) -> None:
+        """Save a checkpoint, whole or not at all; mmengine's arguments."""
+        with whole_or_absent(os.path.join(out_dir, filename)) as ending:
+            super().save_checkpoint(out_dir, filename + ending, *args, **settings)
 
 
 def _explain_unused_parameters(error: Exception, model: nn.Module) -> None:
@@ -221,11 +198,10 @@ def _explain_unused_parameters(error: Exception, model: nn.Module) -> None:
     unused = [names[int(index)] for index in found[1].split()] if found else []
     shown = first_names(unused, _MOST_NAMES) or 'some parameters'
     advice = 'set find_unused_parameters=True in the config, which costs a little time'
-    norms = sorted({name.split('.')[1] for name in unused if name.startswith('backbone.outnorm')})
-    if norms:
-        maps = ', '.join(name.removeprefix('outnorm') for name in norms)
+    maps = sorted({norm[1] for name in unused if (norm := find(OUTPUT_NORM, name))})
+    if maps:
         advice = (
-            f'no neck or head uses map {maps} of the backbone: leave it out of '
+            f'no neck or head uses map {", ".join(maps)} of the backbone: leave it out of '
             'model.backbone.out_indices and fit model.neck (for RetinaNet, ATSS, FCOS '
             'out_indices=(1, 2, 3) with start_level=0 and in_channels without the first), or '
             f'{advice}'

@@ -23,7 +23,6 @@ __all__ = [
     'weights_of',
 ]
 
-
 Model = nn.Module | Mapping[str, Size]
 
 # Heads that only training uses: a checkpoint for testing may lack or have them.

@@ -5,6 +5,7 @@ from golden import MODELS, golden_arch, golden_state
 from mmvheat.checkpoint.names import (
     backbone_prefix,
     backbone_shapes,
+    classes_of,
     count_classes,
     mmpretrain_name,
     model_kind,
@@ -173,3 +174,19 @@ def test_kinds_and_classes(layers, kind, classes):
 def test_names_are_shown_in_one_short_line():
     assert shown('a.b') == 'a.b' and shown('a\nb') == 'a\\nb' and shown(3) == '3'
     assert len(shown('x' * 10**6)) == 80
+
+
+@pytest.mark.parametrize(
+    'layer, outputs, classes',
+    [
+        ('head.fc', 10, 10),
+        ('roi_head.bbox_head.fc_cls', 81, 80),
+        ('roi_head.bbox_head.1.fc_cls', 81, 80),
+        ('auxiliary_head.conv_seg', 150, 150),
+        ('decode_head.0.conv_seg', 150, 150),
+        ('bbox_head.retina_cls', 720, None),
+        ('roi_head.bbox_head.fc_reg', 320, None),
+    ],
+)
+def test_classes_of_a_layer_in_any_head(layer, outputs, classes):
+    assert classes_of(layer, outputs) == classes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import cv2
 import pytest
-from own_data import CONFIGS, DATA, edited, make_digits, tool
+from in_process import load_script
+from own_data import CONFIGS, DATA, edited, make_digits
 
 from mmvheat.cli.command import run_command
 
@@ -31,7 +32,7 @@ def here(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _check(library: str, capsys: pytest.CaptureFixture, **changes: object) -> tuple[int, str, str]:
     Path('mine.py').write_text(edited(library, **changes))
     capsys.readouterr()
-    status = run_command(lambda: tool('check_data').main(['mine.py']))
+    status = run_command(lambda: load_script('tools/check_data.py').main(['mine.py']))
     return status, *capsys.readouterr()
 
 
@@ -158,5 +159,5 @@ def test_check_names_both_sides(
 
 def test_check_needs_data(here: None, capsys: pytest.CaptureFixture) -> None:
     Path('none.py').write_text("default_scope = 'mmseg'\n")
-    assert run_command(lambda: tool('check_data').main(['none.py'])) == 2
+    assert run_command(lambda: load_script('tools/check_data.py').main(['none.py'])) == 2
     assert capsys.readouterr().err.startswith('error: none.py has no train_, val_')

@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from in_process import load_script
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -26,10 +26,7 @@ ENLARGED = 6  # 64 pixels to 384
 
 
 def _main(arguments: list[object]) -> None:
-    spec = spec_from_file_location('tools_demo_image', ROOT / 'tools' / 'demo_image.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main([str(argument) for argument in arguments])
+    load_script('tools/demo_image.py').main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope='module')

@@ -1,10 +1,10 @@
 """The counting tool: a line for a config, a table for the published rows, a line for mistakes."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from in_process import load_script
 
 from mmvheat.cli.command import run_command
 
@@ -15,10 +15,7 @@ TINY = ROOT / 'configs/classification/vheat-tiny_16xb128_in1k.py'
 @pytest.fixture(scope='module')
 def tool() -> ModuleType:
     pytest.importorskip('mmcv')
-    spec = spec_from_file_location('get_flops', ROOT / 'tools' / 'get_flops.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/get_flops.py')
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ with the number of tokens (1.5 for cosine transforms as matrix products, vHeat S
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from agreement import require_agreement, worst_error
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     squares = [(side, side, args.exponent_channels) for side in args.exponent_sizes]
     shapes = dict.fromkeys((*args.maps, *squares))
     compiled = 2 if args.compile else 1
-    names = sum(1 + compiled * (len(operators) - left_out(mode, operators)) for mode in args.modes)
+    names = sum(1 + compiled * len(running_in(mode, operators)) for mode in args.modes)
     samples = len(shapes) * names * args.repetitions
     with Benchmark('heat_operator', args, samples, 'heat conduction') as bench:
         check_small(bench, operators)
@@ -121,9 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench.draw('seconds', 'share_of_copy')
 
 
-def left_out(mode: str, operators: Iterable[str]) -> int:
-    """Count the operators that work in-place, where nothing is recorded, in a mode that records."""
-    return 0 if mode == 'forward' else sum(name == 'rows' for name in operators)
+def running_in(mode: str, operators: Mapping[str, Operator]) -> dict[str, Operator]:
+    """Leave out the operator that works in-place, for no gradient, in a mode with gradients."""
+    in_place = () if mode == 'forward' else ('rows',)
+    return {name: operator for name, operator in operators.items() if name not in in_place}
 
 
 def check_small(bench: Benchmark, operators: Mapping[str, Operator]) -> None:
@@ -146,11 +147,12 @@ def time_map(
     """Check and time all operators on one map, in all modes."""
     args, dtype, group = bench.args, DTYPES[bench.args.dtype], shape_name(shape)
     x, k, seed = make_inputs(shape, args.batch, args.device, dtype)
+    compiled = {}
     if args.compile:
         # All maps compile the same function, and dynamo gives up after a few recompilations.
         torch.compiler.reset()
-        operators = operators | {
-            f'{name} compiled': torch.compile(operator, dynamic=False, backend=args.compile)
+        compiled = {
+            name: torch.compile(operator, dynamic=False, backend=args.compile)
             for name, operator in operators.items()
         }
     for mode in args.modes:
@@ -158,9 +160,8 @@ def time_map(
         # One map is enough to compare, and all that float64 may have room for.
         few = x[:1], k, seed[:1]
         truth = call_of(heat_conduction, mode, *(one.double() for one in few))()
-        for name, operator in operators.items():
-            if left_out(mode, [name.removesuffix(' compiled')]):
-                continue
+        named = {f'{name} compiled': one for name, one in running_in(mode, compiled).items()}
+        for name, operator in (running_in(mode, operators) | named).items():
             with bench.attempt(name, args.repetitions, measure=mode, group=group):
                 result = call_of(operator, mode, *few)()
                 for part, one, reference in zip(('map', 'dx', 'dk'), result, truth, strict=False):

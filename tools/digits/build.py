@@ -14,7 +14,6 @@ from .spec import DIGIT_NAMES, DigitsSpec
 
 __all__ = ['build_digits', 'coco_annotation', 'coco_file']
 
-
 _SPLITS = ('train', 'val')
 _PORTRAIT, _SCENE = range(2)
 # Half the time of opencv's default, the same size: grain leaves nothing for a dictionary to find.

@@ -146,7 +146,6 @@ def load_digits(split: Literal['train', 'val'], count: int | None = None) -> Dig
 
     Raises:
         ValueError: If the split is unknown.
-        UserError: If scikit-learn is not installed.
     """
     if split not in ('train', 'val'):
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")

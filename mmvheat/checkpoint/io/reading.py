@@ -6,6 +6,8 @@ import os
 import pickletools
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from .refusal import AGAIN, Refusal, check_names, damaged
 from .safe_globals import safe_globals
 from .writing import decode_metadata
 
-__all__ = ['read_checkpoint', 'shown_path']
+__all__ = ['about_file', 'read_checkpoint', 'shown_path']
 
 # How much of a file that is none of ours is looked at, to say what it is.
 _LOOK = 1 << 20
@@ -162,6 +164,15 @@ def shown_path(path: str | os.PathLike) -> str:
     """Give a path as one line, even one with line breaks or bytes that are no text."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
+
+
+@contextmanager
+def about_file(path: str | os.PathLike) -> Iterator[None]:
+    """Begin messages about what a file holds with its name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{shown_path(path)}: {error}') from error
 
 
 def _is_text(path: Path) -> bool:

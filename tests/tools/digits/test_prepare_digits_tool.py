@@ -1,19 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+from in_process import load_script
 
 from mmvheat.cli.command import run_command
-
-TOOL = Path(__file__).parents[3] / 'tools' / 'prepare_digits.py'
 
 
 @pytest.fixture(scope='module')
 def main():
-    spec = importlib.util.spec_from_file_location('prepare_digits_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script('tools/prepare_digits.py').main
 
 
 @pytest.fixture
