@@ -6,10 +6,15 @@ Usage: python interpolate4downstream.py --pt_pth IN --pt_size 224 --tg_pth OUT -
 import argparse
 from collections.abc import Sequence
 
-from mmvheat.checkpoint import TASKS, convert_file
-from mmvheat.cli.arguments import OneLineParser, add_key_and_force, add_size_argument, source_file
+from mmvheat.cli.arguments import (
+    MODES,
+    TASKS,
+    OneLineParser,
+    add_key_and_force,
+    add_size_argument,
+    source_file,
+)
 from mmvheat.cli.command import run_main
-from mmvheat.ops import FREQ_EMBED_MODES
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -24,9 +29,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_size_argument(parser, '--pt_size', 'image size it was trained at: N or H W')
     parser.add_argument('--tg_pth', required=True, metavar='OUT', help='file to write')
     add_size_argument(parser, '--tg_size', 'image size to fit it to: N or H W')
-    parser.add_argument(
-        '--mode', choices=FREQ_EMBED_MODES, default='bicubic', help='how to resize (bicubic)'
-    )
+    parser.add_argument('--mode', choices=MODES, default='bicubic', help='how to resize (bicubic)')
     parser.add_argument(
         '--task',
         choices=TASKS,
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments; the process's own if None.
     """
     args = _parse_args(argv)
+    from mmvheat.checkpoint import convert_file
+
     report = convert_file(
         source_file(args.pt_pth, args.tg_pth, args.force),
         args.tg_pth,

@@ -3,12 +3,13 @@
 Everything else that is raised is a bug of ours.
 """
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['UserError', 'config_errors', 'first_names']
+__all__ = ['UserError', 'config_errors', 'first_names', 'is_first_process']
 
 
 class UserError(ValueError):
@@ -17,6 +18,11 @@ class UserError(ValueError):
     The message says what was given, what was expected and what to do. Command lines print it as one
     line and exit with status 2 (``mmvheat.cli.command``).
     """
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks: rank 0 by torchrun's or slurm's word, or one that runs alone."""
+    return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -177,6 +177,57 @@ def test_every_package_says_what_is_public():
             assert '__all__' in assigned, f'{path} has no __all__'
 
 
+def modules_after(code: str) -> set[str]:
+    """Import nothing else in a new process, run the code, and give the modules that are there."""
+    command = [sys.executable, '-W', 'ignore', '-c', f'{code}\nimport sys; print(*sys.modules)']
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_import_mmvheat_is_light():
+    """It stays far below `import torch, mmengine`: they come when they are needed, Triton never."""
+    assert {'torch', 'mmengine', 'numpy'}.isdisjoint(modules_after('import mmvheat'))
+    everything = modules_after('import mmvheat; from mmvheat.models import VHeat; VHeat("tiny")')
+    assert 'mmvheat.models.vheat' in everything and 'mmvheat.engine.resume' in everything
+    assert {'triton', 'torch._dynamo', 'torchvision', *TASK_LIBRARIES}.isdisjoint(everything)
+    assert 'mmengine' not in modules_after('from mmvheat.ops import dct2d')
+
+
+@pytest.mark.parametrize('order', ['mmvheat, mmengine', 'mmengine, mmvheat', 'mmvheat, mmdet'])
+def test_what_mmvheat_registers_is_there_with_mmengine(order):
+    """Whichever comes first: the plain name of the backbone, and the safe reader."""
+    assert 'mmvheat.engine.resume' in modules_after(f"""
+import {order}
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.runner import CheckpointLoader
+assert MODELS.get('VHeat') is mmvheat.models.VHeat
+assert OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayOptimWrapperConstructor') is not None
+assert CheckpointLoader._schemes['https://'].__module__ == 'mmvheat.engine.stack_fixes'
+""")
+
+
+TOOLS = [
+    *sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.parent.glob('tools/*.py')),
+    *(
+        'tools/demo/run.py',
+        'interpolate4downstream.py',
+        '-m mmvheat.checkpoint',
+        '-m mmvheat.doctor',
+    ),
+]
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_help_of_a_tool_comes_before_heavy_imports(tool):
+    command = [sys.executable, '-X', 'importtime', *tool.split(), '--help']
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout.startswith('usage: '), done.stderr
+    imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
+    assert 'argparse' in imported
+    assert {'torch', 'mmengine', 'numpy', *TASK_LIBRARIES}.isdisjoint(imported)
+
+
 def test_torch_and_mmengine_are_enough():
     """Where nothing else can be imported, the package imports, and the backbone runs."""
     code = f"""

@@ -9,17 +9,26 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
-from mmvheat import models
+from mmvheat import mmcv_ops, models
 from mmvheat.registry import MODELS
 
 NAMES = ('VHeat', 'MMDET_VHEAT', 'MMSEG_VHEAT')
 SCOPES = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Resolves what it is told to, and says for each name which class came out of it.
-PROBE = """
+PROBE = (
+    f"""
 import importlib, json, sys
+from importlib.util import module_from_spec, spec_from_file_location
 from mmengine.config import Config
 
+# mmdet without a compiled mmcv: its stand-in, without the import of mmvheat that brings it.
+spec = spec_from_file_location('stand_in', {mmcv_ops.__file__!r})
+module = module_from_spec(spec)
+spec.loader.exec_module(module)
+module.install()
+"""
+    + """
 for config, scope, name in json.loads(sys.argv[1]):
     if config:
         Config.fromfile(config)  # imports what its custom_imports names
@@ -27,6 +36,7 @@ for config, scope, name in json.loads(sys.argv[1]):
     found = importlib.import_module(f'{scope}.registry').MODELS.get(name)
     print(json.dumps([scope, name, known, found and f'{found.__module__}.{found.__qualname__}']))
 """
+)
 
 
 def resolve(steps: list[tuple[str | None, str, str]]) -> list[list]:

@@ -14,7 +14,6 @@ from typing import Any
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command
 from mmvheat.cli.config import load_config, require, writable_folder
-from mmvheat.cli.preflight import open_checkpoint
 from mmvheat.errors import UserError, config_errors
 
 # Names and scores on a smaller picture cannot be read.
@@ -56,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     device = _check_device(args.device)
 
     from mmengine.registry import MODELS, init_default_scope
+
+    from mmvheat.cli.preflight import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint)
     checkpoint.check_weights()

@@ -6,8 +6,6 @@ Usage: python tools/fold_for_inference.py IN OUT --size 224
 import argparse
 from collections.abc import Sequence
 
-from mmvheat.checkpoint import fold_file
-from mmvheat.checkpoint.names import FOLDED_DECAY, find
 from mmvheat.cli.arguments import OneLineParser, add_key_and_force, add_size_argument, source_file
 from mmvheat.cli.command import run_main
 
@@ -33,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments; the process's own if None.
     """
     args = _parse_args(argv)
+    from mmvheat.checkpoint import fold_file
+    from mmvheat.checkpoint.names import FOLDED_DECAY, find
+
     source = source_file(args.source, args.target, args.force)
     tensors = fold_file(source, args.target, args.size, args.key, args.force)
     count = sum(find(FOLDED_DECAY, name) is not None for name in tensors)

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmvheat.cli.arguments import OneLineParser
+from mmvheat.cli.arguments import CfgOptions, OneLineParser
 from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError, config_errors
 
@@ -17,8 +17,6 @@ SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 2048)}
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     parser = OneLineParser(
         description='Print the parameters and FLOPs (multiply-adds for one image) of a model, the '
         'cosine transforms counted in full.'
@@ -47,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         metavar='KEY=VALUE',
         help='override settings of the config',
     )

@@ -5,10 +5,6 @@ import sys
 
 from mmvheat.cli.arguments import RunParser
 from mmvheat.cli.command import run_command
-from mmvheat.cli.dump import build_dump
-from mmvheat.cli.prepare import prepare_testing
-from mmvheat.engine.distributed import die_with_launcher, end_group
-from mmvheat.engine.runner import build_runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,6 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and test."""
     args = parse_args(argv)
+    from mmvheat.cli.dump import build_dump
+    from mmvheat.cli.prepare import prepare_testing
+    from mmvheat.engine.distributed import die_with_launcher, end_group
+    from mmvheat.engine.runner import build_runner
+
+    die_with_launcher()
     cfg, checkpoint = prepare_testing(args)
     runner = build_runner(cfg, args.config)
     checkpoint.check_fit(runner.model, exact=True)
@@ -56,5 +58,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    die_with_launcher()
     sys.exit(run_command(main))

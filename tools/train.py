@@ -5,9 +5,6 @@ import sys
 
 from mmvheat.cli.arguments import RunParser
 from mmvheat.cli.command import run_command
-from mmvheat.cli.prepare import prepare_training
-from mmvheat.engine.distributed import die_with_launcher, end_group
-from mmvheat.engine.runner import build_runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +37,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Build the Runner from config and command line, and train."""
     args = parse_args(argv)
+    from mmvheat.cli.prepare import prepare_training
+    from mmvheat.engine.distributed import die_with_launcher, end_group
+    from mmvheat.engine.runner import build_runner
+
+    die_with_launcher()
     cfg, start = prepare_training(args)
     runner = build_runner(cfg, args.config)
     if start is not None:
@@ -50,5 +52,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    die_with_launcher()
     sys.exit(run_command(main))

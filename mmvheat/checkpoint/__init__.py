@@ -1,37 +1,35 @@
-"""Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built."""
+"""Checkpoints: read safely, recognise, rename, resize, write atomically; no model is built.
 
-from .convert import (
-    FORMS,
-    MAX_SIDE,
-    TASKS,
-    as_mmengine_checkpoint,
-    change_form,
-    convert_state_dict,
-)
-from .describe import Backbone, Description, describe_checkpoint
-from .files import change_file, convert_file, fold_file
-from .fold import fold_state_dict
-from .formats import find_state_dict
-from .io import read_checkpoint, safe_globals, write_checkpoint
-from .report import ConversionReport
+The names are imported when they are first used: ``python -m mmvheat.checkpoint --help`` comes here
+and needs no torch.
+"""
 
-__all__ = [
-    'FORMS',
-    'MAX_SIDE',
-    'TASKS',
-    'Backbone',
-    'ConversionReport',
-    'Description',
-    'as_mmengine_checkpoint',
-    'change_file',
-    'change_form',
-    'convert_file',
-    'convert_state_dict',
-    'describe_checkpoint',
-    'find_state_dict',
-    'fold_file',
-    'fold_state_dict',
-    'read_checkpoint',
-    'safe_globals',
-    'write_checkpoint',
-]
+from importlib import import_module
+from typing import Any
+
+_FILES = {
+    'convert': (
+        'FORMS',
+        'MAX_SIDE',
+        'TASKS',
+        'as_mmengine_checkpoint',
+        'change_form',
+        'convert_state_dict',
+    ),
+    'describe': ('Backbone', 'Description', 'describe_checkpoint'),
+    'files': ('change_file', 'convert_file', 'fold_file'),
+    'fold': ('fold_state_dict',),
+    'formats': ('find_state_dict',),
+    'io': ('read_checkpoint', 'safe_globals', 'write_checkpoint'),
+    'report': ('ConversionReport',),
+}
+
+__all__ = [name for names in _FILES.values() for name in names]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its file."""
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f'{__name__}.{file}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

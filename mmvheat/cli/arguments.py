@@ -5,15 +5,23 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmengine.config import DictAction
-
-from mmvheat.checkpoint import MAX_SIDE
-from mmvheat.checkpoint.io.download import is_url, local_file
-from mmvheat.checkpoint.io.writing import check_target
-
 from .command import MISTAKE
 
-__all__ = ['OneLineParser', 'RunParser', 'add_key_and_force', 'add_size_argument', 'source_file']
+__all__ = [
+    'MODES',
+    'TASKS',
+    'CfgOptions',
+    'OneLineParser',
+    'RunParser',
+    'add_key_and_force',
+    'add_size_argument',
+    'source_file',
+]
+
+# As in mmvheat.checkpoint and mmvheat.ops, which import torch; a test holds them equal.
+MODES = ('bicubic', 'pad', 'frequency')
+TASKS = ('downstream', 'classification')
+MAX_SIDE = 4096
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -35,7 +43,7 @@ class RunParser(OneLineParser):
         self.add_argument(
             '--cfg-options',
             nargs='+',
-            action=_CfgOptions,
+            action=CfgOptions,
             metavar='KEY=VALUE',
             help='override settings of the config; a list as key="[a,b]" or key=a,b, a nested one '
             'as key="[(a,b),(c,d)]", with the quotation marks and without white space',
@@ -98,17 +106,23 @@ def source_file(source: str, target: str, force: bool) -> Path:
     Raises:
         UserError: If it cannot be downloaded, or the target could not be written then.
     """
+    from mmvheat.checkpoint.io.download import is_url, local_file
+    from mmvheat.checkpoint.io.writing import check_target
+
     if is_url(source):
         check_target(target, force)
     return local_file(source)
 
 
-class _CfgOptions(DictAction):
+class CfgOptions(argparse.Action):
     """mmengine's DictAction, with one clear line instead of a traceback."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Add the settings to those that the namespace has."""
+        from mmengine.config import DictAction
+
         try:
-            super().__call__(parser, namespace, values, option)
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, option)
         except (ValueError, AssertionError):
             parser.error(f'--cfg-options takes KEY=VALUE pairs, got {" ".join(values)!r}')
 

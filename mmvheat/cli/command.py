@@ -11,8 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from mmvheat.engine.distributed import is_first_process
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, is_first_process
 
 __all__ = ['MISTAKE', 'run_command', 'run_main']
 

@@ -3,12 +3,12 @@
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config, ConfigDict
-
-from mmvheat.engine.distributed import uses_cpu
 from mmvheat.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config, ConfigDict
 
 __all__ = ['LIBRARIES', 'load_config', 'require', 'writable_folder']
 
@@ -16,7 +16,7 @@ __all__ = ['LIBRARIES', 'load_config', 'require', 'writable_folder']
 LIBRARIES = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
-def load_config(config: str, options: dict[str, Any] | None = None) -> Config:
+def load_config(config: str, options: dict[str, Any] | None = None) -> 'Config':
     """Read a config, and do what its library's own tools do to it.
 
     Args:
@@ -32,6 +32,8 @@ def load_config(config: str, options: dict[str, Any] | None = None) -> Config:
     path = Path(config)
     if not path.is_file():
         raise UserError(f'{path} does not exist or is no file: give the path of a config')
+    from mmengine.config import Config
+
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # A config is code of the user's: it may raise anything.
@@ -50,7 +52,7 @@ def load_config(config: str, options: dict[str, Any] | None = None) -> Config:
     return cfg
 
 
-def require(cfg: Config, config: str, names: tuple[str, ...], purpose: str) -> None:
+def require(cfg: 'Config', config: str, names: tuple[str, ...], purpose: str) -> None:
     """Check that a config has what a command needs.
 
     Args:
@@ -88,7 +90,7 @@ def writable_folder(folder: str, option: str) -> Path:
     return path
 
 
-def _import_library(cfg: Config, path: Path) -> None:
+def _import_library(cfg: 'Config', path: Path) -> None:
     """Check the scope of a config and import its library."""
     scope = cfg.get('default_scope')
     if scope not in LIBRARIES:
@@ -106,8 +108,12 @@ def _import_library(cfg: Config, path: Path) -> None:
         ) from error
 
 
-def _complete_dataloader(loader: ConfigDict, scope: str) -> ConfigDict:
+def _complete_dataloader(loader: 'ConfigDict', scope: str) -> 'ConfigDict':
     """Fill in what the library's own tools do, and drop what torch refuses or warns of."""
+    from mmengine.config import ConfigDict
+
+    from mmvheat.engine.distributed import uses_cpu
+
     if scope == 'mmpretrain':
         defaults = dict(
             pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate')

@@ -24,10 +24,9 @@ from mmvheat.checkpoint.fit import compare_weights
 from mmvheat.checkpoint.formats import RESUMABLE_ENTRIES, metadata
 from mmvheat.checkpoint.io.download import is_url, local_file
 from mmvheat.engine.checkpoint_hook import name_patterns
-from mmvheat.engine.distributed import is_first_process
 from mmvheat.engine.stack_fixes import load_from_http, load_from_local
 from mmvheat.engine.weights_fit import check_start, check_weights_fit, weights_of
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, is_first_process
 from mmvheat.registry import MODELS
 
 __all__ = ['Checkpoint', 'check_initial_weights', 'find_resumable', 'open_checkpoint']

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmvheat.engine.compile import use_compile
-from mmvheat.engine.distributed import is_first_process, uses_cpu
+from mmvheat.engine.distributed import uses_cpu
 from mmvheat.engine.tta import use_tta
-from mmvheat.errors import UserError
+from mmvheat.errors import UserError, is_first_process
 
 from .config import load_config, require, writable_folder
 from .preflight import Checkpoint, check_initial_weights, find_resumable, open_checkpoint

@@ -18,7 +18,6 @@ __all__ = [
     'LAUNCHER',
     'die_with_launcher',
     'end_group',
-    'is_first_process',
     'start_cpu_group',
     'start_loader_worker',
     'unwrapped',
@@ -35,11 +34,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0 by torchrun's or slurm's word, or runs alone."""
-    return int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0
 
 
 def _die_with_parent() -> None:

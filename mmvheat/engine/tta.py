@@ -7,9 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from mmvheat.errors import UserError
-
-from .distributed import is_first_process
+from mmvheat.errors import UserError, is_first_process
 
 __all__ = ['use_tta']
 

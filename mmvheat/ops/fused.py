@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from . import dispatch
+from . import dispatch, kernels
 from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
-from .kernels import kernels_enabled, norm_gate
 
 __all__ = ['gated_linear', 'linear', 'mkl_is_slow', 'mlp']
 
@@ -118,8 +117,8 @@ def gated_linear(
         Map of shape (..., C').
     """
     tensors = (u, z, norm_weight, norm_bias, weight, bias)
-    if kernels_enabled(u.device) and u.dtype != torch.float64:
-        return linear(norm_gate(u, z, norm_weight, norm_bias, eps), weight, bias, plain)
+    if kernels.kernels_enabled(u.device) and u.dtype != torch.float64:
+        return linear(kernels.norm_gate(u, z, norm_weight, norm_bias, eps), weight, bias, plain)
     plain = is_plain(tensors) if plain is None else plain
     # A compiler decides by itself what to recompute.
     if plain and needs_grad(tensors) and dispatch.has_hand_written_backward():

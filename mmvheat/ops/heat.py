@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import kernels
 from .dct import analysis_basis, synthesis_basis, transform2d
 from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
-from .kernels import fits_kernels, heat_conduct, kernels_enabled
 from .tensor_cache import ConstantCache
 
 __all__ = [
@@ -141,8 +141,8 @@ def conduct(x: Tensor, decay: Tensor, plain: bool | None = None) -> Tensor:
         )
     dtype = compute_dtype(x)
     x, decay = x.to(dtype), decay.to(dtype)
-    if kernels_enabled(x.device) and fits_kernels(x):
-        return heat_conduct(x, decay)
+    if kernels.kernels_enabled(x.device) and kernels.fits_kernels(x):
+        return kernels.heat_conduct(x, decay)
     plain = is_plain((x, decay)) if plain is None else plain
     if rows_are_faster(x) and plain and not needs_grad((x, decay)):
         return conduct_by_rows(x, decay)

@@ -94,7 +94,7 @@ def test_other_models_are_no_error(capsys, tmp_path):
 
 
 def test_a_look_leaves_the_tensors_in_the_file(tmp_path, monkeypatch, capsys):
-    import mmvheat.cli.checkpoint as command
+    import mmvheat.cli.inspection as command
 
     torch.save({'model': published()}, tmp_path / 'x.pth')
     asked = []

@@ -118,8 +118,9 @@ def child_env(**extra):
 
 def uv_env():
     """Variables that give uv the network settings of the user's pip, where uv has none itself."""
-    # Hashes make it safe to take a file from whichever index has it, as pip does.
-    env = {'UV_INDEX_STRATEGY': 'unsafe-best-match'}
+    # Hashes make it safe to take a file from whichever index has it, as pip does. Where Python may
+    # not write bytecode, as in many containers, every process would compile what it imports.
+    env = {'UV_INDEX_STRATEGY': 'unsafe-best-match', 'UV_COMPILE_BYTECODE': '1'}
     if ssl.create_default_context().cert_store_stats()['x509_ca']:
         env['UV_SYSTEM_CERTS'] = '1'
     listed = subprocess.run(

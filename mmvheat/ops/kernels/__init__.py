@@ -1,19 +1,19 @@
 """Fused GPU kernels in Triton, opt-in until a GPU run has shown them equal and faster.
 
-``MMVHEAT_KERNELS=1`` in the environment, or :func:`use_kernels`, switches them on. Without Triton
-everything imports, and nothing here is used.
+``MMVHEAT_KERNELS=1`` in the environment, or :func:`use_kernels`, switches them on. Until then
+Triton is not imported. Without it everything imports, and nothing here is used.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from ..dispatch import dual_level_is_open
-from .conduction import fits_kernels, heat_conduct
-from .gated_norm import norm_gate
-from .optional_triton import HAS_TRITON, INTERPRETED
 
 __all__ = [
     'fits_kernels',
@@ -25,11 +25,28 @@ __all__ = [
 ]
 
 _enabled = os.environ.get('MMVHEAT_KERNELS') == '1'
+_HAS_TRITON = find_spec('triton') is not None
+_INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+# Where the functions are that import Triton.
+_FUNCTIONS = {'fits_kernels': 'conduction', 'heat_conduct': 'conduction', 'norm_gate': 'gated_norm'}
+
+
+def _load_kernels() -> None:
+    for name, file in _FUNCTIONS.items():
+        globals()[name] = getattr(import_module(f'{__name__}.{file}'), name)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the kernels when one is first asked for."""
+    if name not in _FUNCTIONS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    _load_kernels()
+    return globals()[name]
 
 
 def kernels_available(device: torch.device | str) -> bool:
     """Whether the kernels run on a device: Triton is there, and a GPU or Triton's interpreter."""
-    return HAS_TRITON and (torch.device(device).type == 'cuda' or INTERPRETED)
+    return _HAS_TRITON and (torch.device(device).type == 'cuda' or _INTERPRETED)
 
 
 def kernels_enabled(device: torch.device | str) -> bool:
@@ -49,7 +66,13 @@ def use_kernels(enabled: bool = True) -> Iterator[None]:
     """
     global _enabled
     before, _enabled = _enabled, enabled
+    if enabled:
+        _load_kernels()  # Not while a compiler traces the model.
     try:
         yield
     finally:
         _enabled = before
+
+
+if _enabled:
+    _load_kernels()
