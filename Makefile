@@ -2,24 +2,29 @@
 SHELL := /bin/bash
 VENV := .venv/bin/python
 
-# The first Python that runs, 3.11 before others: set-up itself says when it is the wrong one.
-PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c $(IS_3) >/dev/null 2>&1 && { echo $$p; break; }; done)
+# The first Python that runs, that of .venv before others: set-up itself says when it is the wrong one.
+PYTHON ?= $(shell for p in $(VENV) python3.11 python3.12 python3.13 python3.10 python3 python; do $$p -c $(IS_3) >/dev/null 2>&1 && { echo $$p; break; }; done)
 IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 
 # Two one-thread processes get more done than one two-thread process.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-scratch test test-fast test-full lint format clean
+.PHONY: help setup lock demo demo-scratch test test-fast test-full lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup:  ## make .venv with the tested stack (once; later calls return at once)
+setup:  ## make .venv with the locked stack (MMCV=compiled: mmcv's own ops; TORCH=cpu: a small torch)
 	@python="$(PYTHON)"; if ! "$${python:-no-python}" -c $(IS_3) >/dev/null 2>&1; then \
 	  echo "error: no Python 3 found ($${python:-python3.11, python3, python} does not run as one):" \
 	    "install Python 3.11 or call make PYTHON=/path/to/python3.11" >&2; \
 	  exit 2; fi; "$$python" tools/setup/setup_env.py
+
+lock:  ## resolve the stack anew from pyproject.toml (LOCK_ARGS=--upgrade: to newest versions)
+	@.venv/bin/uv pip compile -q --universal --python-version 3.10 --only-binary :all: --generate-hashes \
+	  --no-annotate --custom-compile-command 'make lock' --extra dev --group setup $(LOCK_ARGS) \
+	  --output-file tools/setup/lock.txt pyproject.toml
 
 demo: setup  ## pretrain, convert, train and test detection and segmentation on real digits
 	@$(VENV) tools/demo/run.py

@@ -1,49 +1,88 @@
-"""The pinned packages: what the constraints name and what `.venv` has of it."""
+"""What the lock file pins, which of it is chosen, and what `.venv` has of it."""
 
-import contextlib
-import json
+import os
+import re
 import shutil
 
 import places
-from processes import Progress, pip, run
+from processes import SetupError
 
-# torch, its compiler and its CUDA libraries: 90 percent of what is downloaded.
-LARGE = ('torch', 'triton', 'nvidia-', 'cuda-')
+# A pinned package with its hashes: `name==version ; marker \`, then indented lines.
+ENTRY = re.compile(r'^([\w.-]+)==(\S+).*\n(?:[ \t]+.*\n)*', re.MULTILINE)
+CHOICES = {'MMCV': ('lite', 'compiled'), 'TORCH': ('pypi', 'cpu')}
+TORCH = ('torch', 'torchvision')
+FOR_GPUS = ('triton', 'nvidia-', 'cuda-')
+# Packages that write into the same folder: one of each set may be there.
+RIVALS = (
+    {'mmcv', 'mmcv-lite', 'mmcv-full'},
+    {'opencv' + kind for kind in ('-python', '-contrib-python')}
+    | {'opencv' + kind + '-headless' for kind in ('-python', '-contrib-python')},
+)
 
 
-def read_constraints(text):
-    """Package name (lower case) -> pinned version."""
-    lines = (line.split('#')[0].strip() for line in text.splitlines())
-    pairs = (line.split('==') for line in lines if line)
-    return {name.lower(): version for name, version in pairs}
+def choose():
+    """Which MMCV and which TORCH to have: as the environment says, else as `.venv` has them.
+
+    Raises:
+        SetupError: a choice that there is not.
+    """
+    held = {
+        'MMCV': 'compiled' if notes_on('mmcv') else 'lite',
+        'TORCH': 'cpu' if notes_on('torch', '*+cpu') else 'pypi',
+    }
+    choice = {name: os.environ.get(name) or held[name] for name in CHOICES}
+    for name, value in choice.items():
+        if value not in CHOICES[name]:
+            expected = ' or '.join(f'{name}={one}' for one in CHOICES[name])
+            raise SetupError(f'{name}={value} is unknown: expected {expected}')
+    return choice
+
+
+def pins():
+    """Package -> version in the lock file, for the newest Python where they differ."""
+    return {entry[1]: entry[2] for entry in ENTRY.finditer(places.LOCK.read_text())}
+
+
+def locked(wanted):
+    """The entries of the lock file, hashes and all, of the packages that are wanted."""
+    entries = ENTRY.finditer(places.LOCK.read_text())
+    return ''.join(entry[0] for entry in entries if wanted(entry[1]))
+
+
+def takes(choice, name):
+    """Whether a choice takes a package of the stack."""
+    if name in RIVALS[0]:
+        return name == {'lite': 'mmcv-lite', 'compiled': 'mmcv'}[choice['MMCV']]
+    return choice['TORCH'] == 'pypi' or not name.startswith(FOR_GPUS)
+
+
+def torch_version(choice, name):
+    """The version of torch or torchvision that is chosen."""
+    return pins()[name] + ('+cpu' if choice['TORCH'] == 'cpu' else '')
 
 
 def notes_on(name, version='*'):
-    """The folders in `.venv` in which pip keeps its notes on a package, by its normalised name."""
+    """The folders in `.venv` that hold the notes on an installed package."""
     info = f'{name.replace("-", "_")}-{version}.dist-info'
     return list(places.VENV.glob(f'lib/python*/site-packages/{info}'))
 
 
-def installed_digest(name, version):
-    """SHA-256 of the wheel that a package was installed from, as pip noted it, or None."""
-    for notes in notes_on(name, version):
-        with contextlib.suppress(OSError, ValueError):
-            url = json.loads((notes / 'direct_url.json').read_text())
-            return url.get('archive_info', {}).get('hashes', {}).get('sha256')
-    return None
-
-
 def forget_unfinished():
-    """Let pip install again what it was interrupted in: INSTALLER is the last thing it writes."""
+    """Let a package be installed again whose installation was cut: RECORD is completed last."""
     for notes in notes_on('*'):
-        if not (notes / 'INSTALLER').exists():
+        record = notes / 'RECORD'
+        if not record.exists() or 'dist-info/INSTALLER' not in record.read_text():
             shutil.rmtree(str(notes))
 
 
-def install_large(pins):
-    """Install the large packages one at a time: pip holds all wheels of a call on the disk."""
-    names = [name for name in pins if name.startswith(LARGE) and not notes_on(name, pins[name])]
-    progress = Progress()
-    for number, name in enumerate(names, 1):
-        words = f'{name}, package {number} of {len(names)}'
-        run(pip('install', '--no-deps', f'{name}=={pins[name]}'), words, progress)
+def in_the_way(choice):
+    """The packages in `.venv` that must go before the chosen ones come."""
+    stack = pins()
+    names = [name for name in stack if not takes(choice, name)]
+    for rivals in RIVALS:
+        if any(notes_on(name) for name in rivals if name not in stack or not takes(choice, name)):
+            # They share files, so the right one goes as well and comes back whole.
+            names += sorted(rivals)
+    if any(notes_on(name) and not notes_on(name, torch_version(choice, name)) for name in TORCH):
+        names += TORCH
+    return [name for name in dict.fromkeys(names) if notes_on(name)]

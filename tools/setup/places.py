@@ -8,18 +8,21 @@ VENV = ROOT / '.venv'
 VENV_PYTHON = VENV / 'bin' / 'python'
 LOG = VENV / 'setup.log'
 STAMP = VENV / '.mmvheat-setup'
-CONSTRAINTS = ROOT / 'tools' / 'setup' / 'constraints.txt'
+LOCK = ROOT / 'tools' / 'setup' / 'lock.txt'
 PYPROJECT = ROOT / 'pyproject.toml'
 
-PYTHON = (3, 11)
+
+def user_cache(name, variable):
+    """A folder of the user's: what the variable names, else one in `~/.cache`."""
+    own, home = os.environ.get(variable), os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(own or os.path.join(home, name)).expanduser()
 
 
-def user_cache():
-    """The user's caches: `$XDG_CACHE_HOME`, else `~/.cache`."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+def uv_cache():
+    """The cache of uv, from which `.venv` gets hard links."""
+    return user_cache('uv', 'UV_CACHE_DIR')
 
 
 def wheel_cache():
-    """The cache of wheels: in `$MMVHEAT_CACHE`, else with the user's other caches."""
-    own = os.environ.get('MMVHEAT_CACHE')
-    return (Path(own).expanduser() if own else user_cache() / 'mmvheat') / 'wheels'
+    """The cache of mmcv wheels that were compiled."""
+    return user_cache('mmvheat', 'MMVHEAT_CACHE') / 'wheels'

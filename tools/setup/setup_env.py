@@ -1,9 +1,9 @@
-"""Make `.venv` with the tested stack, mmcv's compiled ops and this project in it.
+"""Make `.venv` with the locked stack and this project in it, by uv.
 
 `make setup` calls it; `python3.11 tools/setup/setup_env.py` does the same. It needs nothing but
 the standard library and starts on any Python 3, so that a wrong one gets a clear line. A finished
 set-up leaves a stamp, and later calls return at once until what it was made from changes. An
-interrupted one goes on where it stopped. pip's output goes to `.venv/setup.log`.
+interrupted one goes on where it stopped. What pip and uv say goes to `.venv/setup.log`.
 """
 
 import contextlib
@@ -14,45 +14,45 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import places
-from checks import check_compiler, check_disk, check_python
+from checks import check_disk, check_python
 from packages import (
+    TORCH,
+    choose,
     forget_unfinished,
-    install_large,
-    installed_digest,
+    in_the_way,
+    locked,
     notes_on,
-    read_constraints,
+    pins,
+    takes,
+    torch_version,
 )
-from processes import SetupError, child_env, clock, pip, run, say
-from wheels import cached_wheel, file_digest, mmcv_wheel, wheel_folder
+from processes import SetupError, child_env, clock, downloads, pip, run, say, uv_env, uv_pip
+from wheels import cached_wheel, check_compiler, is_installed, mmcv_wheel, wheel_folder
 
-EXTRAS = 'dev'
-IMPORT_CHECK = 'import cv2, mmcv.ops, mmdet, mmpretrain, mmseg, torchvision'
+CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
+IMPORT_CHECK = 'import mmvheat, cv2, mmcv.ops, mmdet, mmpretrain, mmseg, torchvision'
 
 
-def fingerprint():
+def fingerprint(choice):
     """A digest of all that decides what `.venv` holds; another one means another set-up."""
-    import tomllib
-
-    project = tomllib.loads(places.PYPROJECT.read_text())
-    made_from = [
-        places.CONSTRAINTS.read_text(),
-        [project.get('build-system'), project.get('project'), project['tool'].get('setuptools')],
-        [path.read_text() for path in sorted(Path(__file__).parent.glob('*.py'))],
-        list(places.PYTHON),
-        EXTRAS,
-        str(places.ROOT),
-    ]
+    # What tools read from pyproject.toml comes last there and changes nothing.
+    project = places.PYPROJECT.read_text().split('[tool.ruff]')[0]
+    scripts = [path.read_text() for path in sorted(Path(__file__).parent.glob('*.py'))]
+    made_from = [places.LOCK.read_text(), project, scripts, str(places.ROOT), choice]
+    made_from += sys.version_info[:2]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def is_current():
+def is_current(choice):
     """Whether a finished set-up left the stamp of this very state, and its Python still exists."""
     stamp = places.STAMP
-    return stamp.is_file() and stamp.read_text() == fingerprint() and places.VENV_PYTHON.exists()
+    made = stamp.is_file() and stamp.read_text() == fingerprint(choice)
+    return made and places.VENV_PYTHON.exists()
 
 
 def make_venv():
@@ -69,72 +69,77 @@ def make_venv():
         say('      the .venv that is here cannot be used: making it anew')
         shutil.rmtree(str(places.VENV))
     places.VENV.mkdir()
-    run([sys.executable, '-m', 'venv', places.VENV])
+    # Not sys.executable, which may be that of the folder that just went.
+    run([getattr(sys, '_base_executable', sys.executable), '-m', 'venv', places.VENV])
 
 
 def is_usable():
-    """Whether `.venv` was made in this place by the right Python and has a working pip."""
+    """Whether `.venv` was made in this place by this Python and has a working pip."""
     activate = places.VENV / 'bin' / 'activate'
     if not (places.VENV_PYTHON.exists() and activate.exists()):
         return False
     if str(places.VENV) not in activate.read_text():
         return False
-    probe = f'import pip, sys; sys.exit(sys.version_info[:2] != {places.PYTHON})'
+    probe = f'import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})'
     command = [str(places.VENV_PYTHON), '-c', probe]
     return subprocess.run(command, stderr=subprocess.DEVNULL, env=child_env()).returncode == 0
 
 
-def check_imports(wheel):
-    """Import the stack, which the project is not part of; a wheel that fails leaves the cache."""
-    try:
-        run([places.VENV_PYTHON, '-c', IMPORT_CHECK])
-    except SetupError as error:
-        if 'mmcv/_ext' in str(error):
-            wheel.unlink()
-            raise SetupError(f'{error}; its wheel was removed, call make setup again') from None
-        raise
+def install_locked(installer, wanted, words, **env):
+    """Install packages of the lock file, each with its hash compared."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, 'lock.txt')
+        part.write_text(locked(wanted))
+        run(installer('install', '--no-deps', '--require-hashes', '-r', part), words, **env)
 
 
-def set_up():
+def set_up(choice):
     """Go through the steps."""
-    pins = read_constraints(places.CONSTRAINTS.read_text())
-    if not check_disk():
-        os.environ['PIP_NO_CACHE_DIR'] = '1'
-        say("too little disk for pip's cache: pip keeps no copies of what it downloads")
-    if cached_wheel(wheel_folder(pins, 'cpu')) is None:
+    compiled, cpu = choice['MMCV'] == 'compiled', choice['TORCH'] == 'cpu'
+    torch = torch_version(choice, 'torch')
+    check_disk(choice)
+    if compiled and cached_wheel(wheel_folder(torch, 'cpu')) is None:
         check_compiler()
 
     begin = time.monotonic()
     say(f'Setting up {places.VENV} (log: {places.LOG})')
-    say('[1/5] virtual environment (5 s)')
+    steps = 4 if compiled else 3
+    say(f'[1/{steps}] virtual environment and uv (10 s)')
     make_venv()
+    if not (places.VENV / 'bin' / 'uv').exists() or not notes_on('uv', pins()['uv']):
+        install_locked(pip, lambda name: name == 'uv', 'working')
+    env = uv_env()
+    from_cpu_index = ['--no-deps', '--index', CPU_INDEX]
+    from_cpu_index += [f'{name}=={torch_version(choice, name)}' for name in TORCH]
+    if cpu:
+        run(uv_pip('install', '--dry-run', *from_cpu_index), **env)
     with contextlib.suppress(FileNotFoundError):
         places.STAMP.unlink()
 
-    say(f'[2/5] torch {pins["torch"]} from the package index, 5 GB unpacked (1 min on a fast line)')
-    install_large(pins)
-    tools = ['torch', 'torchvision', 'setuptools', 'wheel', 'ninja', 'psutil']
-    run(pip('install', '-c', places.CONSTRAINTS, *(f'{name}=={pins[name]}' for name in tools)))
+    size = '0.3' if cpu else '2.9'
+    say(f'[2/{steps}] torch {torch} and the stack: {size} GB to download, if uv has it not yet')
+    leaving = in_the_way(choice)
+    if leaving:
+        run(uv_pip('uninstall', *leaving))
+    if cpu:
+        run(uv_pip('install', *from_cpu_index), downloads, **env)
+    install_locked(
+        uv_pip, lambda name: takes(choice, name) and not (cpu and name in TORCH), downloads, **env
+    )
 
-    say(f'[3/5] mmcv {pins["mmcv"]} with its ops')
-    wheel = mmcv_wheel(pins)
-    # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
-    if installed_digest('mmcv', pins['mmcv']) != file_digest(wheel):
-        run(pip('install', '--no-deps', '--force-reinstall', wheel))
+    if compiled:
+        say(f'[3/{steps}] mmcv with its own ops')
+        wheel = mmcv_wheel(torch)
+        # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
+        if not is_installed(wheel):
+            run(pip('install', '--no-deps', '--force-reinstall', wheel))
 
-    say('[4/5] mmdet, mmsegmentation, mmpretrain and what they need (40 s)')
-    if notes_on('opencv-python'):
-        # Both packages fill the same folder, so both go before the one we want comes.
-        run(pip('uninstall', '-y', 'opencv-python', 'opencv-python-headless'))
-    run(pip('install', '--no-deps', '-r', places.CONSTRAINTS))
-
-    say('[5/5] mmvheat itself, then a check that the stack imports (15 s)')
-    options = ['--no-deps', '--no-build-isolation', '--editable']
-    run(pip('install', *options, f'{places.ROOT}[{EXTRAS}]'))
-    check_imports(wheel)
+    say(f'[{steps}/{steps}] mmvheat itself, then a check that the stack imports (20 s)')
+    run(uv_pip('install', '--no-deps', '--no-build-isolation', '--editable', places.ROOT), **env)
+    run([places.VENV_PYTHON, '-c', IMPORT_CHECK])
 
     partial = places.STAMP.with_name(places.STAMP.name + '.partial')
-    partial.write_text(fingerprint())
+    partial.write_text(fingerprint(choice))
     os.replace(str(partial), str(places.STAMP))
     say(f'Done in {clock(time.monotonic() - begin)}.')
 
@@ -167,15 +172,16 @@ def main():
     try:
         check_python()
         with alone():
-            if is_current():
+            choice = choose()
+            if is_current(choice):
                 say(f'{places.VENV} is up to date')
             else:
-                set_up()
+                set_up(choice)
         return 0
     except SetupError as error:
         message = str(error)
     except KeyboardInterrupt:
-        message = 'interrupted: call make setup again, it goes on where it stopped'
+        message = 'interrupted: give the same command again, it goes on where it stopped'
     except OSError as error:
         message = f'{error}: the set-up could not go on'
     print(f'error: {message}', file=sys.stderr)

@@ -1,29 +1,78 @@
-"""The mmcv wheel with compiled ops: from the user's cache, built once where it is not there."""
+"""MMCV=compiled: the mmcv wheel with its own ops, from the user's cache or compiled here, once."""
 
 import contextlib
 import hashlib
+import json
 import os
 import re
+import subprocess
+import sys
 import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
 
 import places
-from checks import check_compiler, choose_ops
-from processes import SetupError, clock, pip, run, say
+from packages import notes_on
+from processes import SetupError, child_env, clock, pip, run, say
 
+SOURCE = (
+    'mmcv==2.1.0 --hash=sha256:d387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f\n'
+)
 # A C++ file that includes torch's headers takes this much memory to compile.
 BYTES_PER_JOB = 1.5 * 10**9
 NINJA_LINE = re.compile(r'^\s*\[(\d+)/(\d+)\]', re.MULTILINE)
 
 
-def wheel_folder(pins, ops):
-    """Where the mmcv wheel for this mmcv, torch, Python, platform and kind of ops is kept."""
-    key = 'mmcv-{}_torch-{}_cp{}{}_{}_{}'.format(
-        pins['mmcv'], pins['torch'], *places.PYTHON, sysconfig.get_platform(), ops
+def check_compiler():
+    """Refuse to start the build without a C++17 compiler and Python's headers."""
+    compiler = os.environ.get('CXX', 'c++').split() or ['c++']
+    options = ['-std=c++17', '-fsyntax-only', '-I' + sysconfig.get_paths()['include']]
+    try:
+        probe = subprocess.run(
+            [*compiler, *options, '-x', 'c++', '-'],
+            input=b'#include <Python.h>\n#include <optional>\nint main() { std::optional<int> x; }',
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if not probe.returncode:
+            return
+        reason = next(iter(probe.stdout.decode(errors='replace').splitlines()), 'no message')
+    except OSError as error:
+        reason = error.strerror
+    raise SetupError(
+        f"{compiler[0]} cannot compile C++17 with Python's headers, which mmcv needs "
+        f'({reason.strip()}): install them (Debian, Ubuntu: apt install g++ python3-dev), name '
+        'another compiler in CXX, or call make setup MMCV=lite, which compiles nothing'
     )
-    return places.wheel_cache() / key
+
+
+def choose_ops():
+    """`cu130` or the like where torch sees a GPU, else `cpu`."""
+    query = (
+        'import torch; from torch.utils.cpp_extension import CUDA_HOME; '
+        'print(torch.version.cuda if torch.cuda.is_available() else "", CUDA_HOME)'
+    )
+    done = subprocess.run(
+        [str(places.VENV_PYTHON), '-c', query],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_env(),
+    )
+    cuda, _, toolkit = done.stdout.decode().strip().rpartition(' ')
+    if cuda and toolkit == 'None':
+        raise SetupError(
+            f'torch sees a GPU, but there is no CUDA {cuda} toolkit to compile mmcv with: install '
+            'it, or call make setup MMCV=lite, whose ops run on the GPU without one'
+        )
+    return f'cu{cuda.replace(".", "")}' if cuda else 'cpu'
+
+
+def wheel_folder(torch, ops):
+    """Where the mmcv wheel for this mmcv, torch, Python, platform and kind of ops is kept."""
+    mmcv = SOURCE.split()[0].replace('==', '-')
+    python = 'cp{}{}'.format(*sys.version_info)
+    return places.wheel_cache() / f'{mmcv}_torch-{torch}_{python}_{sysconfig.get_platform()}_{ops}'
 
 
 def cached_wheel(folder):
@@ -54,42 +103,35 @@ def build_jobs():
     return max(1, min(len(os.sched_getaffinity(0)), int(memory / BYTES_PER_JOB)))
 
 
-def build_wheel(pins, ops):
-    """Compile mmcv and put its wheel into the cache, whole or not at all."""
+def mmcv_wheel(torch):
+    """The wheel for this machine and torch: from the cache, else compiled, whole or not at all."""
+    ops = choose_ops()
+    folder = wheel_folder(torch, ops)
+    wheel = cached_wheel(folder)
+    if wheel:
+        say(f'      taking it from {folder}')
+        return wheel
     check_compiler()
-    folder = wheel_folder(pins, ops)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = os.environ.get('MAX_JOBS') or str(build_jobs())
-    env = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': jobs, 'FORCE_CUDA': '1'}
-    if ops == 'cpu':
-        env.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
+    env = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': jobs, 'FORCE_CUDA': '0' if ops == 'cpu' else '1'}
     say(f'      compiling its {ops} ops, {jobs} files at a time: 8 to 10 min on two cores, once')
     with tempfile.TemporaryDirectory(dir=str(folder), prefix='building-') as building:
+        source = Path(building, 'source.txt')
+        source.write_text(SOURCE)
         # pip's own cache knows mmcv's version alone and would hand out a wheel of another torch.
         options = ['--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary', 'mmcv']
-        command = pip('wheel', '-v', *options, '-w', building, 'mmcv==' + pins['mmcv'])
-        run(command, compile_progress, **env)
+        run(pip('wheel', '-v', *options, '-w', building, '-r', source), compile_progress, **env)
         (wheel,) = Path(building).glob('mmcv-*.whl')
         os.replace(str(wheel), str(folder / wheel.name))
     return folder / wheel.name
 
 
-def mmcv_wheel(pins):
-    """The cached wheel that fits this machine, built when there is none."""
-    ops = choose_ops()
-    for kind in dict.fromkeys([ops, 'cpu']):
-        wheel = cached_wheel(wheel_folder(pins, kind))
-        if wheel:
-            say(f'      taking it from {wheel.parent}')
-            return wheel
-        try:
-            return build_wheel(pins, kind)
-        except SetupError as error:
-            if kind == 'cpu':
-                raise
-            say(f'warning: no CUDA ops, Mask R-CNN cannot run on the GPU: {error}')
-
-
-def file_digest(path):
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def is_installed(wheel):
+    """Whether `.venv` has its mmcv from this very wheel, as pip noted."""
+    for notes in notes_on('mmcv'):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            url = json.loads((notes / 'direct_url.json').read_text())
+            digest = url['archive_info']['hashes']['sha256']
+            return digest == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return False

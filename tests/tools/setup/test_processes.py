@@ -1,5 +1,7 @@
-"""Commands of the set-up: their environment, and one line when they fail."""
+"""Commands of the set-up: pip's settings for uv, and one line when a command fails."""
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -7,53 +9,87 @@ import pytest
 
 
 @pytest.fixture
-def processes(scripts):
+def processes(scripts, places, monkeypatch):
+    places.VENV.mkdir()
+    monkeypatch.setattr(places, 'VENV_PYTHON', sys.executable)
     return scripts('processes')
+
+
+FETCH = 'error: Failed to fetch: https://pypi.org/simple/rich/\n  cause: client error (Connect)\n'
 
 
 @pytest.mark.parametrize(
     ('output', 'expected'),
     [
-        ('OSError: [Errno 28] No space left on device', 'the disk is full'),
+        ('OSError: [Errno 28] No space left on device', 'the disk is full.*UV_CACHE_DIR='),
+        ('Temporary failure in name resolution\nERROR: No matching distribution for a', 'network'),
+        (FETCH + '  cause: dns error\n', 'https://pypi.org/simple/rich/ cannot be reached'),
+        (FETCH + '  cause: invalid peer certificate: UnknownIssuer', 'pip config list'),
+        ('ERROR: No matching distribution found for torch==9', 'found for torch==9: .* mirror'),
         (
-            'Temporary failure in name resolution\nERROR: No matching distribution found for a',
-            'index',
+            'error: No solution found\n  cause: Because there is no version of a==1 and you',
+            'no version of a==1: is the index a full mirror',
         ),
-        ('ERROR: No matching distribution found for torch==9', 'distribution found for torch==9'),
+        (
+            'error: Failed to download `a==1`\n  cause: Hash mismatch for `a==1`\n\n  Expected:\n',
+            'Failed to download `a==1`: Hash mismatch',
+        ),
+        ('virtual environment was not created: ensurepip is not available', 'python3-venv'),
         ('c++: fatal error: Killed signal terminated program cc1plus', 'MAX_JOBS=1'),
         ('x.cpp:3:10: fatal error: y.h: No such file or directory', 'y.h: No such file'),
-        ("ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources'),
+        ("ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources.*make clean'),
         ('some words\n  error: invalid command bdist_wheel', 'invalid command bdist_wheel'),
         ('nothing known', 'sh stopped with status 3'),
     ],
 )
-def test_failing_command_gives_one_line(
-    stack, setup_env, processes, call, monkeypatch, output, expected
-):
+def test_failing_command_gives_one_line(processes, places, output, expected):
     command = ['sh', '-c', 'printf "%s\n" "$0"; exit 3', output]
-    monkeypatch.setattr(setup_env, 'set_up', lambda: processes.run(command))
-    status, error = call()
-    assert status == 2
-    assert expected in error and f'(log: {stack.LOG})' in error
-    assert output in stack.LOG.read_text()
+    with pytest.raises(processes.SetupError, match=expected) as failure:
+        processes.run(command)
+    assert '\n' not in str(failure.value) and f'(log: {places.LOG})' in str(failure.value)
+    assert output in places.LOG.read_text()
 
 
-def test_interrupt_ends_the_children(stack, setup_env, processes, call, monkeypatch, tmp_path):
-    pid_file = tmp_path / 'pid'
-    script = f'touch $TMPDIR/object.o; sleep 60 & echo $! > {pid_file}; wait'
-    command = ['sh', '-c', script]
-    monkeypatch.setattr(processes.tempfile, 'tempdir', str(tmp_path / 'scratch'))
-    (tmp_path / 'scratch').mkdir()
+def test_uv_gets_the_settings_of_pip(processes, tmp_path, monkeypatch):
+    """The environment before the file, uv's own variables before both."""
+    config = tmp_path / 'pip.conf'
+    config.write_text(
+        '[global]\nindex-url = https://mirror/simple\ntimeout = 99\nretries = 2\n'
+        'extra-index-url =\n  https://one/simple\n  https://two/simple\n'
+        'cert = /ca.pem\ntrusted-host = mirror\n'
+        '[install]\nproxy = http://proxy:80\n'
+    )
+    for name in os.environ:
+        if name.startswith(('PIP_', 'UV_', 'SSL_')) or name == 'ALL_PROXY':
+            monkeypatch.delenv(name)
+    monkeypatch.setenv('PIP_CONFIG_FILE', str(config))
+    monkeypatch.setenv('PIP_DEFAULT_TIMEOUT', '180')
+    monkeypatch.setenv('UV_INSECURE_HOST', 'other')
+    found = processes.uv_env()
+    found.pop('UV_SYSTEM_CERTS', None)
+    assert {name: value for name, value in found.items() if 'STRATEGY' not in name} == {
+        'UV_DEFAULT_INDEX': 'https://mirror/simple',
+        'UV_INDEX': 'https://one/simple https://two/simple',
+        'UV_HTTP_TIMEOUT': '180',
+        'SSL_CERT_FILE': '/ca.pem',
+        'ALL_PROXY': 'http://proxy:80',
+    }
+
+
+def test_interrupt_ends_the_children(processes, monkeypatch, tmp_path):
+    pid_file, scratch = tmp_path / 'pid', tmp_path / 'scratch'
+    scratch.mkdir()
+    monkeypatch.setattr(processes.tempfile, 'tempdir', str(scratch))
 
     def words(output, elapsed):
         if pid_file.exists():
             raise KeyboardInterrupt
         return ''
 
-    monkeypatch.setattr(setup_env, 'set_up', lambda: processes.run(command, words))
-    status, error = call()
-    assert status == 2 and 'interrupted' in error
-    assert not list((tmp_path / 'scratch').iterdir())
+    script = f'touch $TMPDIR/object.o; sleep 60 & echo $! > {pid_file}; wait'
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(['sh', '-c', script], words)
+    assert not list(scratch.iterdir())
     state = Path('/proc') / pid_file.read_text().strip() / 'stat'
     deadline = time.monotonic() + 5
     while state.exists() and state.read_text().split()[2] != 'Z' and time.monotonic() < deadline:
