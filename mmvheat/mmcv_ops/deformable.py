@@ -250,34 +250,34 @@ def _gradients(
 
 def ms_deform_attn_forward(
     value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_loc: Tensor,
-    attn_weight: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
     """Weighted sum of samples of several maps.
 
     Args:
         value: All maps, flat (B, sum of H * W, heads, D).
-        spatial_shapes: Height and width of each map (L, 2).
-        level_start_index: First row of each map (L,).
-        sampling_loc: Points (B, Q, heads, L, P, 2), x before y, 0 to 1 across a map.
-        attn_weight: (B, Q, heads, L, P).
+        value_spatial_shapes: Height and width of each map (L, 2).
+        value_level_start_index: First row of each map (L,).
+        sampling_locations: Points (B, Q, heads, L, P, 2), x before y, 0 to 1 across a map.
+        attention_weights: (B, Q, heads, L, P).
         im2col_step: Ignored.
 
     Returns:
         (B, Q, heads * D).
     """
-    return _attend(value, spatial_shapes, sampling_loc, attn_weight).to(value.dtype)
+    return _attend(value, value_spatial_shapes, sampling_locations, attention_weights).to(value.dtype)
 
 
 def ms_deform_attn_backward(
     value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_loc: Tensor,
-    attn_weight: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     grad_output: Tensor,
     grad_value: Tensor,
     grad_sampling_loc: Tensor,
@@ -285,9 +285,9 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Gradients, written to the tensors named ``grad_...``; see the forward pass."""
-    leaves = [wide(t).detach().requires_grad_() for t in (value, sampling_loc, attn_weight)]
+    leaves = [wide(t).detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = _attend(leaves[0], spatial_shapes, *leaves[1:])
+        output = _attend(leaves[0], value_spatial_shapes, *leaves[1:])
     grads = torch.autograd.grad(output, leaves, wide(grad_output))
     for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         target.copy_(grad)

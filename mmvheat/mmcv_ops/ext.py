@@ -12,47 +12,13 @@ import torch
 import torchvision
 
 from mmvheat.errors import UserError
-from mmvheat.mmcv_ops.boxes import bbox_overlaps, nms, nms_match, softnms
-from mmvheat.mmcv_ops.deformable import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-    ms_deform_attn_backward,
-    ms_deform_attn_forward,
-)
-from mmvheat.mmcv_ops.focal_loss import (
-    sigmoid_focal_loss_backward,
-    sigmoid_focal_loss_forward,
-    softmax_focal_loss_backward,
-    softmax_focal_loss_forward,
-)
-from mmvheat.mmcv_ops.roi import (
-    deform_roi_pool_backward,
-    deform_roi_pool_forward,
-    roi_align_backward,
-    roi_align_forward,
-    roi_pool_backward,
-    roi_pool_forward,
-)
-from mmvheat.mmcv_ops.sync_bn import (
-    sync_bn_backward_data,
-    sync_bn_backward_param,
-    sync_bn_forward_mean,
-    sync_bn_forward_output,
-    sync_bn_forward_var,
-)
-from mmvheat.mmcv_ops.windows import (
-    carafe_backward,
-    carafe_forward,
-    carafe_naive_backward,
-    carafe_naive_forward,
-    masked_col2im_forward,
-    masked_im2col_forward,
-    psamask_backward,
-    psamask_forward,
-)
+from mmvheat.mmcv_ops import boxes, deformable, focal_loss, roi, sync_bn, windows
+
+FUNCTIONS = {
+    name: getattr(module, name)
+    for module in (boxes, deformable, focal_loss, roi, sync_bn, windows)
+    for name in module.__all__
+}
 
 # In the order of mmcv 2.1's csrc/pytorch/pybind.cpp.
 MISSING = (
@@ -82,45 +48,6 @@ MISSING = (
     'box_iou_quadri', 'nms_quadri', 'bezier_align_forward', 'bezier_align_backward',
 )  # fmt: skip
 
-__all__ = [
-    'bbox_overlaps',
-    'carafe_backward',
-    'carafe_forward',
-    'carafe_naive_backward',
-    'carafe_naive_forward',
-    'deform_conv_backward_input',
-    'deform_conv_backward_parameters',
-    'deform_conv_forward',
-    'deform_roi_pool_backward',
-    'deform_roi_pool_forward',
-    'get_compiler_version',
-    'get_compiling_cuda_version',
-    'masked_col2im_forward',
-    'masked_im2col_forward',
-    'modulated_deform_conv_backward',
-    'modulated_deform_conv_forward',
-    'ms_deform_attn_backward',
-    'ms_deform_attn_forward',
-    'nms',
-    'nms_match',
-    'psamask_backward',
-    'psamask_forward',
-    'roi_align_backward',
-    'roi_align_forward',
-    'roi_pool_backward',
-    'roi_pool_forward',
-    'sigmoid_focal_loss_backward',
-    'sigmoid_focal_loss_forward',
-    'softmax_focal_loss_backward',
-    'softmax_focal_loss_forward',
-    'softnms',
-    'sync_bn_backward_data',
-    'sync_bn_backward_param',
-    'sync_bn_forward_mean',
-    'sync_bn_forward_output',
-    'sync_bn_forward_var',
-]
-
 
 def get_compiler_version() -> str:
     """What mmcv's ``collect_env`` prints as the compiler of its functions."""
@@ -140,3 +67,6 @@ def _refuse(name: str, *args: Any, **kwargs: Any) -> None:
 
 
 globals().update({name: partial(_refuse, name) for name in MISSING})
+# torch.compile stops here as before compiled code: through writes to its arguments it would
+# differentiate mmcv's functions wrongly.
+globals().update({name: torch.compiler.disable(function) for name, function in FUNCTIONS.items()})

@@ -1,0 +1,19 @@
+"""Run another project's script after importing mmvheat: ``python -m mmvheat.mmcv_ops.run SCRIPT ARGS``.
+
+For scripts that import ``mmcv.ops`` before they read the config whose ``custom_imports`` name mmvheat.
+"""
+
+import sys
+from pathlib import Path
+
+import mmvheat  # noqa: F401  installs mmvheat.mmcv_ops
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+        sys.exit('usage: python -m mmvheat.mmcv_ops.run SCRIPT [ARGS]: SCRIPT is a Python file')
+    sys.argv = sys.argv[1:]
+    script = Path(sys.argv[0])
+    sys.path.insert(0, str(script.resolve().parent))
+    # This module stays the main one: processes that the script spawns import mmvheat through it.
+    names = {'__name__': '__main__', '__file__': str(script)}
+    exec(compile(script.read_text(), script, 'exec'), names)
