@@ -27,7 +27,7 @@ def choose():
         SetupError: a choice that there is not.
     """
     held = {
-        'MMCV': 'compiled' if notes_on('mmcv') else 'lite',
+        'MMCV': 'compiled' if notes_on('mmcv', pins()['mmcv-lite']) else 'lite',
         'TORCH': 'cpu' if notes_on('torch', '*+cpu') else 'pypi',
     }
     choice = {name: os.environ.get(name) or held[name] for name in CHOICES}

@@ -85,12 +85,13 @@ def is_usable():
     return subprocess.run(command, stderr=subprocess.DEVNULL, env=child_env()).returncode == 0
 
 
-def install_locked(installer, wanted, words, **env):
+def install_locked(installer, wanted, words, *options, **env):
     """Install packages of the lock file, each with its hash compared."""
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder, 'lock.txt')
         part.write_text(locked(wanted))
-        run(installer('install', '--no-deps', '--require-hashes', '-r', part), words, **env)
+        command = installer('install', '--no-deps', '--require-hashes', *options, '-r', part)
+        run(command, words, **env)
 
 
 def set_up(choice):
@@ -107,7 +108,7 @@ def set_up(choice):
     say(f'[1/{steps}] virtual environment and uv (10 s)')
     make_venv()
     if not (places.VENV / 'bin' / 'uv').exists() or not notes_on('uv', pins()['uv']):
-        install_locked(pip, lambda name: name == 'uv', 'working')
+        install_locked(pip, lambda name: name == 'uv', 'working', '--force-reinstall')
     env = uv_env()
     from_cpu_index = ['--no-deps', '--index', CPU_INDEX]
     from_cpu_index += [f'{name}=={torch_version(choice, name)}' for name in TORCH]
@@ -183,7 +184,7 @@ def main():
     except KeyboardInterrupt:
         message = 'interrupted: give the same command again, it goes on where it stopped'
     except OSError as error:
-        message = f'{error}: the set-up could not go on'
+        message = f'{error}: mend that, or call make clean setup'
     print(f'error: {message}', file=sys.stderr)
     return 2
 

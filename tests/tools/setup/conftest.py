@@ -64,7 +64,9 @@ def make_wheel(folder: Path, name: str, version: str, files: dict) -> str:
     wheel = folder / f'{stem}-py3-none-any.whl'
     with zipfile.ZipFile(wheel, 'w') as archive:
         for path, content in {**files, f'{info}/RECORD': record + f'{info}/RECORD,,\n'}.items():
-            archive.writestr(path, content)
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = 0o100755 << 16
+            archive.writestr(entry, content)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     return f'{name}=={version} \\\n    --hash=sha256:{digest}\n'
 
@@ -98,7 +100,7 @@ class Project:
             'torchvision': {'torchvision.py': ''},
         }
         for name, files in packages.items():
-            lock += self.make_wheel(name, '2.1.0', files)
+            lock += self.make_wheel(name, '2.1.0' if name == 'mmcv-lite' else '0.1', files)
         (folder / 'lock.txt').write_text(lock)
         foreign = {'mmcv/__init__.py': "kind = 'foreign'", 'mmcv/ops.py': 'raise OSError'}
         self.make_wheel('mmcv', '2.2.0', foreign)
@@ -108,7 +110,7 @@ class Project:
             'PATH': os.environ['PATH'],
             'HOME': str(root),
             'PIP_CONFIG_FILE': os.devnull,
-            'PIP_RETRIES': '0',
+            'PIP_RETRIES': '1',
             'UV_HTTP_RETRIES': '0',
             'UV_CACHE_DIR': str(root / 'uv-cache'),
             'MMVHEAT_CACHE': str(root / 'cache'),
@@ -149,7 +151,8 @@ class Project:
         """Which mmcv the environment imports."""
         code = 'import mmvheat, cv2, mmcv.ops; print(mmcv.kind)'
         command = [str(self.venv / 'bin' / 'python'), '-c', code]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
 
 @pytest.fixture(scope='module')

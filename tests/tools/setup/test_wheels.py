@@ -32,6 +32,10 @@ def test_wheel_is_kept_by_all_that_it_depends_on(wheels, monkeypatch):
     assert len({key(), *others}) == 6
 
 
+def test_both_kinds_of_mmcv_have_one_version(wheels, scripts):
+    assert wheels.SOURCE.split()[0] == f'mmcv=={scripts("packages").pins()["mmcv-lite"]}'
+
+
 def test_damaged_wheel_is_dropped(wheels, tmp_path):
     whole, cut = tmp_path / 'mmcv-b.whl', tmp_path / 'mmcv-a.whl'
     with zipfile.ZipFile(whole, 'w') as archive:
