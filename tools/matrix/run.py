@@ -34,13 +34,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [stack.name for stack in STACKS]
     parser.add_argument('stacks', nargs='*', metavar='STACK', help=f'{", ".join(names)}: all')
     parser.add_argument(
-        '--tests', nargs='+', default=['tests'], help='what to run: the whole suite'
-    )
-    parser.add_argument(
         '--remove', action='store_true', help='delete each environment after its run'
     )
     parser.add_argument('--list', action='store_true', help='show the stacks and make none')
     parser.add_argument('--page', action='store_true', help='only make the page anew')
+    parser.add_argument(
+        '--tests',
+        nargs=argparse.REMAINDER,
+        default=['tests'],
+        help='what pytest is to run, at the end of the line: the whole suite',
+    )
     args = parser.parse_args(arguments)
     if unknown := set(args.stacks) - set(names):
         parser.error(f'no stack {", ".join(sorted(unknown))}: expected {", ".join(names)}')
