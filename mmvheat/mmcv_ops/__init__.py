@@ -1,14 +1,13 @@
 """mmcv's compiled functions by torch and torchvision, where mmcv has none of its own.
 
-``mmcv.ops`` takes its functions from the compiled module ``mmcv._ext``, which the wheel ``mmcv-lite``
-lacks. ``install`` lets Python import ``ext.py`` of this room under that name. It is asked last, so a
-compiled module is used as it is, and nothing is imported before somebody needs it. Importing
-``mmvheat`` installs it, in every process that does so.
+``mmcv.ops`` takes its functions from the compiled module ``mmcv._ext``, which the wheel
+``mmcv-lite`` lacks. ``install`` lets Python import ``ext.py`` of this room under that name. It is
+asked last, so a compiled module is used as it is, and nothing is imported before somebody needs it.
+Importing ``mmvheat`` installs it, in every process that does so.
 """
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import ModuleType
 __all__ = ['install']
 
 
-class _StandIn(MetaPathFinder):
+class _StandIn:
     """Finds the compiled module of mmcv where no other finder does."""
 
     @staticmethod
@@ -30,6 +29,6 @@ class _StandIn(MetaPathFinder):
 
 
 def install() -> None:
-    """Let Python find ``mmcv._ext`` here where nothing else offers it; a second call does nothing."""
+    """Let Python find ``mmcv._ext`` here where nothing else offers it; once is enough."""
     if _StandIn not in sys.meta_path:
         sys.meta_path.append(_StandIn)

@@ -1,7 +1,8 @@
 """Non-maximum suppression and overlaps of boxes.
 
-Boxes are (x1, y1, x2, y2) in pixels. With ``offset`` 1 a box ends after the pixel x2, as in data sets
-that count pixels, else at the coordinate x2. Rules are those of ``csrc/pytorch/cpu/nms.cpp`` in mmcv.
+Boxes are (x1, y1, x2, y2) in pixels. With ``offset`` 1 a box ends after the pixel x2, as in data
+sets that count pixels, else at the coordinate x2. Rules are those of ``csrc/pytorch/cpu/nms.cpp``
+in mmcv.
 """
 
 import numpy as np

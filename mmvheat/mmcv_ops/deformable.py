@@ -1,8 +1,8 @@
 """Deformable convolution (torchvision's) and multi-scale deformable attention (grid sampling).
 
-Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2", CVPR
-2019; Zhu et al., "Deformable DETR", ICLR 2021. Names of arguments are mmcv's; buffers that only its
-kernels need (``columns``, ``ones``, ``im2col_step``) are ignored.
+Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2",
+CVPR 2019; Zhu et al., "Deformable DETR", ICLR 2021. Names of arguments are mmcv's; buffers that
+only its kernels need (``columns``, ``ones``, ``im2col_step``) are ignored.
 """
 
 import torch
@@ -199,9 +199,7 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Gradients of all inputs, written to the tensors named ``grad_...``; see the forward pass."""
     steps = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    grads = _gradients(
-        grad_output, input, weight, offset, mask, bias if with_bias else None, steps
-    )
+    grads = _gradients(grad_output, input, weight, offset, mask, bias if with_bias else None, steps)
     written = (grad_input, grad_weight, grad_offset, grad_mask)
     for target, grad in zip(written, grads, strict=False):
         target.copy_(grad)
@@ -269,7 +267,9 @@ def ms_deform_attn_forward(
     Returns:
         (B, Q, heads * D).
     """
-    return _attend(value, value_spatial_shapes, sampling_locations, attention_weights).to(value.dtype)
+    return _attend(value, value_spatial_shapes, sampling_locations, attention_weights).to(
+        value.dtype
+    )
 
 
 def ms_deform_attn_backward(
@@ -285,7 +285,9 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Gradients, written to the tensors named ``grad_...``; see the forward pass."""
-    leaves = [wide(t).detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
+    leaves = [
+        wide(t).detach().requires_grad_() for t in (value, sampling_locations, attention_weights)
+    ]
     with torch.enable_grad():
         output = _attend(leaves[0], value_spatial_shapes, *leaves[1:])
     grads = torch.autograd.grad(output, leaves, wide(grad_output))

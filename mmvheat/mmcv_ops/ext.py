@@ -1,8 +1,8 @@
 """What ``mmcv._ext`` is where mmcv has no compiled module: all its names, most of its functions.
 
-The finder of this room loads this file as ``mmcv._ext``. It has every function that mmdet 3.3, mmseg
-1.2 and mmpretrain 1.2 call. The others, which rotated boxes, point clouds and image synthesis use,
-raise an error that names them.
+The finder of this room loads this file as ``mmcv._ext``. It has every function that mmdet 3.3,
+mmseg 1.2 and mmpretrain 1.2 call. The others, which rotated boxes, point clouds and image synthesis
+use, raise an error that names them.
 """
 
 from functools import partial

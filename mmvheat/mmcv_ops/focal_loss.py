@@ -1,7 +1,7 @@
 """Focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017), each loss by itself.
 
-``-alpha * (1 - p) ** gamma * log(p)``, p being the probability given to the right answer. Where mmcv
-clamps ``1 - sigmoid(x)`` in float32 and is wrong for x > 17, the logarithms here are exact.
+``-alpha * (1 - p) ** gamma * log(p)``, p being the probability given to the right answer. Where
+mmcv clamps ``1 - sigmoid(x)`` in float32 and is wrong for x > 17, the logarithms here are exact.
 """
 
 import torch
@@ -38,7 +38,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each loss by its logit, written to ``grad_input`` (N, C); see the forward pass."""
+    """Derivative of each loss by its logit, written to ``grad_input``; see the forward pass."""
     logit, factor, sign = _binary(input, target, weight, alpha)
     wrong = torch.sigmoid(-logit)
     slope = wrong**gamma * (gamma * (1 - wrong) * F.logsigmoid(logit) - wrong)
@@ -103,9 +103,7 @@ def softmax_focal_loss_backward(
     grad_input.copy_(wide(buff)[:, None] * (hit.to(right.dtype) - wide(input)))
 
 
-def _right(
-    input: Tensor, target: Tensor, weight: Tensor, alpha: float
-) -> tuple[Tensor, Tensor]:
+def _right(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Probability of the right class, never 0, and factor of every row, each (N,)."""
     input = wide(input)
     known = (target >= 0) & (target < input.size(1))

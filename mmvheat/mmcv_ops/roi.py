@@ -1,9 +1,9 @@
 """Pooling of regions of interest (RoI) to a fixed size: RoIAlign, RoIPool, deformable RoI pooling.
 
-A RoI is (image index, x1, y1, x2, y2), the box in pixels of the image; ``spatial_scale`` brings it to
-the feature map. The average of RoIAlign is torchvision's; the rest, which it lacks or rounds in another
-way, is gathered with plain torch, in chunks of bounded memory. Where mmcv's CPU code refuses boxes of
-negative size with ``aligned``, its rule for GPUs holds on every device.
+A RoI is (image index, x1, y1, x2, y2), the box in pixels of the image; ``spatial_scale`` brings it
+to the feature map. The average of RoIAlign is torchvision's; the rest, which it lacks or rounds in
+another way, is gathered with plain torch, in chunks of bounded memory. Where mmcv's CPU code
+refuses boxes of negative size with ``aligned``, its rule for GPUs holds on every device.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def roi_align_forward(
         input: Feature maps (N, C, H, W).
         rois: (K, 5).
         output: Written (K, C, aligned_height, aligned_width).
-        argmax_y: Written where ``pool_mode`` is 0: row of each largest sample, shaped as ``output``.
+        argmax_y: Written where ``pool_mode`` is 0, shaped as ``output``: row of the largest sample.
         argmax_x: Likewise its column.
         aligned_height: Rows of the output.
         aligned_width: Columns of the output.
@@ -93,7 +93,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of the feature maps, written to ``grad_input`` (N, C, H, W); see the forward pass."""
+    """Gradient of the feature maps, written to ``grad_input``; see the forward pass."""
     count, channels, height, width = grad_input.shape
     if pool_mode == 1:
         gradient = torch.ops.torchvision._roi_align_backward(
@@ -182,7 +182,7 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Gradient of the feature maps, written to ``grad_input`` (N, C, H, W); see the forward pass."""
+    """Gradient of the feature maps, written to ``grad_input``; see the forward pass."""
     _, channels, height, width = grad_input.shape
     maps = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
     index = maps[:, :, None, None] * (height * width) + argmax.clamp(min=0)
@@ -239,8 +239,8 @@ def deform_roi_pool_backward(
 ) -> None:
     """Gradients of the maps and the offsets, written to ``grad_input`` and ``grad_offset``.
 
-    That of the offsets is the derivative of the forward pass also at the edge of the map, where mmcv's
-    extrapolates. See the forward pass for the rest.
+    That of the offsets is the derivative of the forward pass also at the edge of the map, where
+    mmcv extrapolates. See the forward pass for the rest.
     """
     regions = _Regions(rois, spatial_scale, 0.5)
     size = (pooled_height, pooled_width)

@@ -1,6 +1,7 @@
-"""Run another project's script after importing mmvheat: ``python -m mmvheat.mmcv_ops.run SCRIPT ARGS``.
+"""Import mmvheat, then run a script: ``python -m mmvheat.mmcv_ops.run SCRIPT ARGS``.
 
-For scripts that import ``mmcv.ops`` before they read the config whose ``custom_imports`` name mmvheat.
+For scripts that import ``mmcv.ops`` before they read the config whose ``custom_imports`` name
+mmvheat.
 """
 
 import sys

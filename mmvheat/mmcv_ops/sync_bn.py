@@ -1,6 +1,7 @@
 """mmcv's synchronised batch normalisation (``MMSyncBN``), the part that one process computes.
 
-Maps are (N, C, pixels). mmcv averages statistics and gradients over the processes between these calls.
+Maps are (N, C, pixels). mmcv averages statistics and gradients over the processes between these
+calls.
 """
 
 from torch import Tensor

@@ -150,7 +150,9 @@ def carafe_naive_backward(
     )
     by_tap = torch.empty_like(weights)
     # Taps of the padded gradient are windows of it: writing to one adds to the whole.
-    taps = zip(_taps(grouped, kernel_size), _windows(padded, kernel_size, height, width), strict=True)
+    taps = zip(
+        _taps(grouped, kernel_size), _windows(padded, kernel_size, height, width), strict=True
+    )
     for tap, (window, grad_window) in enumerate(taps):
         grad_window += (grads * weights[:, :, tap, None]).sum(dim=(4, 6))
         by_tap[:, :, tap] = (grads * window[..., None, :, None]).sum(dim=2)
@@ -195,7 +197,7 @@ def psamask_forward(
     half_h_mask: int,
     half_w_mask: int,
 ) -> None:
-    """Attention over the map from attention relative to each pixel (Zhao et al., "PSANet", ECCV 2018).
+    """Attention over the map from attention around each pixel (Zhao et al., "PSANet", ECCV 2018).
 
     Args:
         input: (N, h_mask * w_mask, H, W): attention of each pixel to the window around it.

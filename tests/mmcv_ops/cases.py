@@ -1,7 +1,7 @@
 """Calls of mmcv's compiled functions on odd inputs, the same for our module and the compiled one.
 
-Each case takes the module and a random state, and gives what the module wrote or returned. Inputs come
-from NumPy's old generator, which every version of NumPy repeats.
+Each case takes the module and a random state, and gives what the module wrote or returned. Inputs
+come from NumPy's old generator, which every version of NumPy repeats.
 """
 
 import itertools
@@ -86,7 +86,14 @@ def softnms(ext: ModuleType, rng: Random, method: int, offset: int) -> list[Any]
     scores = (uniform(rng, len(boxes)) * 20).round() / 20
     dets = torch.zeros(len(boxes), 5)
     kept = ext.softnms(
-        boxes, scores, dets, iou_threshold=0.3, sigma=0.5, min_score=0.1, method=method, offset=offset
+        boxes,
+        scores,
+        dets,
+        iou_threshold=0.3,
+        sigma=0.5,
+        min_score=0.1,
+        method=method,
+        offset=offset,
     )
     return [kept, dets[: len(kept)]]
 
@@ -98,9 +105,7 @@ def nms_match(ext: ModuleType, rng: Random) -> list[Any]:
     return [[len(group) for group in groups], sum(groups, [])]
 
 
-def bbox_overlaps(
-    ext: ModuleType, rng: Random, mode: int, aligned: bool, offset: int
-) -> list[Any]:
+def bbox_overlaps(ext: ModuleType, rng: Random, mode: int, aligned: bool, offset: int) -> list[Any]:
     first, second = odd_boxes(rng, 6), odd_boxes(rng, 6)
     overlaps = torch.zeros(len(first)) if aligned else torch.zeros(len(first), len(second))
     ext.bbox_overlaps(first, second, overlaps, mode=mode, aligned=aligned, offset=offset)
@@ -143,9 +148,7 @@ def deform_conv(
         dilationH=dilation, group=group, deformable_group=deform_group, im2col_step=2,
     )  # fmt: skip
     ext.deform_conv_forward(maps, weight, offset, output, *buffers, **options)
-    ext.deform_conv_backward_input(
-        maps, offset, grad_output, *grads, weight, buffers[0], **options
-    )
+    ext.deform_conv_backward_input(maps, offset, grad_output, *grads, weight, buffers[0], **options)
     ext.deform_conv_backward_parameters(
         maps, offset, grad_output, grad_weight, *buffers, scale=1, **options
     )
@@ -156,7 +159,10 @@ def modulated_deform_conv(
     ext: ModuleType, rng: Random, group: int, deform_group: int, with_bias: bool
 ) -> list[Any]:
     maps, weight = normal(rng, 2, 4, 7, 6), normal(rng, 6, 4 // group, 3, 3)
-    offset, mask = 3 * normal(rng, 2, 18 * deform_group, 4, 3), uniform(rng, 2, 9 * deform_group, 4, 3)
+    offset, mask = (
+        3 * normal(rng, 2, 18 * deform_group, 4, 3),
+        uniform(rng, 2, 9 * deform_group, 4, 3),
+    )
     bias, grad_output = normal(rng, 6 if with_bias else 0), normal(rng, 2, 6, 4, 3)
     output = torch.zeros_like(grad_output)
     grads = [torch.zeros_like(t) for t in (maps, weight, bias, offset, mask)]
@@ -244,7 +250,10 @@ def ms_deform_attn(ext: ModuleType, rng: Random) -> list[Any]:
     rows = shapes.prod(dim=1)
     starts = rows.cumsum(0) - rows
     # (batch, rows, heads, width), and points of which some leave the maps.
-    value, points = normal(rng, 2, int(rows.sum()), 2, 3), 1.4 * uniform(rng, 2, 6, 2, 3, 2, 2) - 0.2
+    value, points = (
+        normal(rng, 2, int(rows.sum()), 2, 3),
+        1.4 * uniform(rng, 2, 6, 2, 3, 2, 2) - 0.2,
+    )
     weights, grad_output = uniform(rng, 2, 6, 2, 3, 2), normal(rng, 2, 6, 6)
     grads = [torch.zeros_like(t) for t in (value, points, weights)]
     output = ext.ms_deform_attn_forward(value, shapes, starts, points, weights, im2col_step=2)
@@ -260,12 +269,17 @@ def masked_conv(ext: ModuleType, rng: Random, kernel: tuple[int, int]) -> list[A
     rows, columns = (uniform(rng, 6, 7) > 0.6).nonzero(as_tuple=True)
     windows, output = torch.zeros(weight.size(1), len(rows)), torch.zeros(1, 4, 6, 7)
     ext.masked_im2col_forward(
-        maps, rows, columns, windows, kernel_h=kernel[0], kernel_w=kernel[1], pad_h=pad[0], pad_w=pad[1]
+        maps,
+        rows,
+        columns,
+        windows,
+        kernel_h=kernel[0],
+        kernel_w=kernel[1],
+        pad_h=pad[0],
+        pad_w=pad[1],
     )
     mixed = (weight[..., None] * windows).sum(dim=1)
-    ext.masked_col2im_forward(
-        mixed, rows, columns, output, height=6, width=7, channels=4
-    )
+    ext.masked_col2im_forward(mixed, rows, columns, output, height=6, width=7, channels=4)
     return [windows, output]
 
 
@@ -289,9 +303,23 @@ def sync_bn(ext: ModuleType, rng: Random) -> list[Any]:
     ext.sync_bn_forward_mean(maps, mean)
     ext.sync_bn_forward_var(maps, mean, var)
     ext.sync_bn_forward_output(
-        maps, mean, var, weight, bias, *running, norm, std, output, eps=1e-3, momentum=0.1, group_size=1
+        maps,
+        mean,
+        var,
+        weight,
+        bias,
+        *running,
+        norm,
+        std,
+        output,
+        eps=1e-3,
+        momentum=0.1,
+        group_size=1,
     )
-    grad_output, grads = normal(rng, *maps.shape), [torch.zeros_like(t) for t in (weight, bias, maps)]
+    grad_output, grads = (
+        normal(rng, *maps.shape),
+        [torch.zeros_like(t) for t in (weight, bias, maps)],
+    )
     ext.sync_bn_backward_param(grad_output, norm, *grads[:2])
     ext.sync_bn_backward_data(grad_output, weight, *grads[:2], norm, std, grads[2])
     return [output, *running, *grads]
@@ -320,7 +348,13 @@ def _cases() -> dict[str, Case]:
     for shape in ((3, 1, 1, 1, 1, 1), (3, 2, 1, 1, 2, 4), (3, 1, 2, 2, 1, 2), (1, 1, 0, 1, 2, 1)):
         cases[f'deform_conv-{shape}'] = partial(
             deform_conv,
-            **dict(zip(('kernel', 'stride', 'pad', 'dilation', 'group', 'deform_group'), shape, strict=True)),
+            **dict(
+                zip(
+                    ('kernel', 'stride', 'pad', 'dilation', 'group', 'deform_group'),
+                    shape,
+                    strict=True,
+                )
+            ),
         )
     for group, deform_group, with_bias in ((1, 1, True), (2, 2, False)):
         cases[f'modulated_deform_conv-{group}-{deform_group}-{with_bias}'] = partial(

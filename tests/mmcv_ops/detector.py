@@ -1,7 +1,7 @@
 """One training step and one prediction of the demo's Mask R-CNN: ``detector.py OUT``.
 
-It runs on whatever ``mmcv.ops`` finds, and writes an archive with the file of that module, the losses,
-two numbers for the gradient of every parameter, and the detections.
+It runs on whatever ``mmcv.ops`` finds, and writes an archive with the file of that module, the
+losses, two numbers for the gradient of every parameter, and the detections.
 """
 
 import sys
@@ -18,9 +18,12 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import mmvheat  # noqa: F401  installs the stand-in, where it is needed
+
 import mmcv._ext  # isort: skip
 
-CONFIG = Path(__file__).parents[2] / 'configs/demo/mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
+CONFIG = (
+    Path(__file__).parents[2] / 'configs/demo/mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
+)
 SIDE = 96
 
 
@@ -37,7 +40,14 @@ def samples() -> dict:
         for number, (x, y) in enumerate(((8, 10), (50, 20), (30, 60))):
             width, height = rng.randint(14, 30, size=2).tolist()
             cv2.ellipse(
-                masks[number], (x + width // 2, y + height // 2), (width // 2, height // 2), 0, 0, 360, 1, -1
+                masks[number],
+                (x + width // 2, y + height // 2),
+                (width // 2, height // 2),
+                0,
+                0,
+                360,
+                1,
+                -1,
             )
             image[masks[number] > 0] = rng.randint(100, 255, size=3)
             boxes.append((x, y, x + width, y + height))

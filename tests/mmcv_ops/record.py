@@ -11,8 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mmcv_ops import detector  # noqa: E402
-from mmcv_ops.cases import CASES, compiled_module, run  # noqa: E402
+from mmcv_ops import detector
+from mmcv_ops.cases import CASES, compiled_module, run
 
 RECORDED = Path(__file__).parents[1] / 'data' / 'mmcv_ops.npz'
 
@@ -20,7 +20,9 @@ RECORDED = Path(__file__).parents[1] / 'data' / 'mmcv_ops.npz'
 def main() -> None:
     module = compiled_module()
     if module is None:
-        sys.exit('error: this mmcv has no compiled module: install one by `make setup MMCV=compiled`')
+        sys.exit(
+            'error: this mmcv has no compiled module: install one by `make setup MMCV=compiled`'
+        )
     arrays = {
         f'{name}/{number}': array
         for name in CASES

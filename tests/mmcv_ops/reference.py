@@ -65,9 +65,7 @@ def softmax_focal_loss_backward(input, target, weight, buff, grad_input, gamma, 
     write(grad_input, torch.autograd.grad(losses.sum(), logits)[0])
 
 
-def roi_pool_forward(
-    input, rois, output, argmax, pooled_height, pooled_width, spatial_scale
-):
+def roi_pool_forward(input, rois, output, argmax, pooled_height, pooled_width, spatial_scale):
     height, width = input.shape[2:]
     for n, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
         left, top = x1 * spatial_scale, y1 * spatial_scale
@@ -131,7 +129,11 @@ def deform_roi_means(
                     x = x + gamma * (right - left) * offset[n, 0, i, j]
                     y = y + gamma * (low - top) * offset[n, 1, i, j]
                 samples = [
-                    bilinear(maps[int(roi[0])], y + (p + 0.5) * tall / down, x + (q + 0.5) * broad / across)
+                    bilinear(
+                        maps[int(roi[0])],
+                        y + (p + 0.5) * tall / down,
+                        x + (q + 0.5) * broad / across,
+                    )
                     for p in range(down)
                     for q in range(across)
                 ]
@@ -143,9 +145,7 @@ def deform_roi_pool_forward(input, rois, offset, output, **options):
         output[n, :, i, j] = mean
 
 
-def deform_roi_pool_backward(
-    grad_output, input, rois, offset, grad_input, grad_offset, **options
-):
+def deform_roi_pool_backward(grad_output, input, rois, offset, grad_input, grad_offset, **options):
     maps, shifts = leaf(input), leaf(offset)
     means = deform_roi_means(maps, rois, shifts, **options)
     total = sum((mean * grad_output[n, :, i, j]).sum() for n, i, j, mean in means)
@@ -189,9 +189,7 @@ def ms_deform_attn_backward(
         write(target, grad)
 
 
-def masked_im2col_forward(
-    im, mask_h_idx, mask_w_idx, col, kernel_h, kernel_w, pad_h, pad_w
-):
+def masked_im2col_forward(im, mask_h_idx, mask_w_idx, col, kernel_h, kernel_w, pad_h, pad_w):
     windows = F.unfold(im, (kernel_h, kernel_w), padding=(pad_h, pad_w))[0]
     write(col, windows[:, mask_h_idx * im.size(3) + mask_w_idx])
 
@@ -206,7 +204,9 @@ def mix(maps, masks, kernel, groups, scale):
     edge, each = kernel // 2, maps.size(1) // groups
     padded = F.pad(maps, (edge,) * 4)
     outputs = []
-    for n, channel, y, x in torch.ones(*maps.shape[:2], height * scale, width * scale).nonzero().tolist():
+    for n, channel, y, x in (
+        torch.ones(*maps.shape[:2], height * scale, width * scale).nonzero().tolist()
+    ):
         top, left, group = y // scale, x // scale, channel // each
         window = padded[n, channel, top : top + kernel, left : left + kernel]
         taps = masks[n, group * kernel**2 : (group + 1) * kernel**2, y, x]
@@ -244,7 +244,7 @@ def sync_bn_forward_output(
     input, mean, var, weight, bias, running_mean, running_var, norm, std, output, eps, momentum,
     group_size,
 ):  # fmt: skip
-    """torch's own batch normalisation; ``norm`` keeps the input and ``std`` the eps for the gradient."""
+    """torch's own; ``norm`` keeps the input and ``std`` the eps for the gradient."""
     running = [running_mean.double(), running_var.double()]
     options = dict(training=True, momentum=momentum, eps=eps)
     write(output, F.batch_norm(input.double(), *running, weight.double(), bias.double(), **options))
@@ -262,7 +262,5 @@ def sync_bn_backward_param(grad_output, norm, grad_weight, grad_bias):
 
 def sync_bn_backward_data(grad_output, weight, grad_weight, grad_bias, norm, std, grad_input):
     maps = leaf(norm)
-    output = F.batch_norm(
-        maps, None, None, weight.double(), None, training=True, eps=float(std[0])
-    )
+    output = F.batch_norm(maps, None, None, weight.double(), None, training=True, eps=float(std[0]))
     write(grad_input, torch.autograd.grad(output, maps, grad_output.double())[0])

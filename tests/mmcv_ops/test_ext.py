@@ -1,4 +1,4 @@
-"""The stand-in for mmcv's compiled module: its names, its refusals, and what the libraries need of it."""
+"""The stand-in for mmcv's compiled module: its names, its refusals, what the libraries need."""
 
 import ast
 import inspect
