@@ -10,7 +10,7 @@ IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-scratch test test-fast test-full lint format clean
+.PHONY: help setup lock demo demo-scratch test test-fast test-full test-matrix lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-fast: setup  ## a part of the tests in 90 seconds: core, checkpoints, a tin
 test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training
 	@MMVHEAT_FULL=1 $(VENV) -m pytest $(FULL)
 
+test-matrix: setup  ## the tests on other versions (MATRIX_ARGS=--list; docs/compatibility.md)
+	@$(VENV) tools/matrix/run.py $(MATRIX_ARGS)
+
 lint: setup  ## check style and formatting
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
 
@@ -56,5 +59,5 @@ format: setup  ## fix what lint can fix by itself
 	@$(VENV) -m ruff check --fix . && $(VENV) -m ruff format .
 
 clean:  ## remove .venv and caches; keeps data/, work_dirs/ and the mmcv wheel cache
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .dist_test
+	rm -rf .venv .matrix build dist *.egg-info .pytest_cache .ruff_cache .dist_test
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

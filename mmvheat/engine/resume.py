@@ -60,7 +60,10 @@ class ExactResumeHook(Hook):
         in_epoch = loop.iter - loop.epoch * len(loop.dataloader) if by_epoch else 0
         if isinstance(loop.dataloader, SeededLoader):
             if not by_epoch:
-                loop.dataloader_iterator = endless_batches(loop.dataloader, loop.iter)
+                batches = endless_batches(loop.dataloader, loop.iter)
+                # The loop of onedl-mmengine 0.10.12 skips by a call, or not at all, not by next().
+                skips = hasattr(loop, 'fast_forward_on_resume')
+                loop.dataloader_iterator = _Skipped(batches, loop.iter) if skips else batches
             elif in_epoch and self._saved_batches_per_epoch == len(loop.dataloader):
                 loop.dataloader.skip(in_epoch)
         if loop.iter > 0 and in_epoch == 0 and self._validation_is_due(runner, by_epoch):
@@ -79,6 +82,22 @@ class ExactResumeHook(Hook):
         loop._decide_current_val_interval()
         done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
         return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)
+
+
+class _Skipped:
+    """Batches without the first ``start``, for a loop that leaves these out by ``skip_iter``."""
+
+    def __init__(self, batches: Iterator[Any], start: int) -> None:
+        self._batches = islice(batches, start, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Do nothing: these batches were left out."""
 
 
 def derive_seed(*position: int) -> int:

@@ -8,7 +8,6 @@ Importing ``mmvheat`` installs it, in every process that does so.
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import ModuleType
 __all__ = ['install']
 
 
-class _StandIn(MetaPathFinder):
+class _StandIn:
     """Finds the compiled module of mmcv where no other finder does."""
 
     @staticmethod

@@ -20,7 +20,7 @@ FUNCTIONS = {
     for name in module.__all__
 }
 
-# In the order of mmcv 2.1's csrc/pytorch/pybind.cpp.
+# In the order of mmcv 2.1's csrc/pytorch/pybind.cpp; the last is of onedl-mmcv, its fork.
 MISSING = (
     'upfirdn2d', 'fused_bias_leakyrelu', 'gather_points_forward', 'gather_points_backward',
     'assign_score_withk_forward', 'assign_score_withk_backward', 'knn_forward',
@@ -46,6 +46,7 @@ MISSING = (
     'chamfer_distance_backward', 'prroi_pool_forward', 'prroi_pool_backward',
     'prroi_pool_coor_backward', 'bias_act', 'filtered_lrelu', 'filtered_lrelu_act_',
     'box_iou_quadri', 'nms_quadri', 'bezier_align_forward', 'bezier_align_backward',
+    'line_nms_forward',
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ CVPR 2025. Names of parameters are those of the published checkpoints.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 
 import torch
 from mmengine.logging import print_log
@@ -353,8 +353,8 @@ class VHeatStage(nn.ModuleList):
         """
         if kept is None and freq_embed is not None:
             freq_embed = resize_freq_embed(freq_embed, (x.size(1), x.size(2)))
-        decays = repeat(None) if kept is None else kept.of(x)
-        for block, decay in zip(self.blocks(), decays, strict=False):
+        decays = [None] * self.depth if kept is None else kept.of(x)
+        for block, decay in zip(self.blocks(), decays, strict=True):
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, freq_embed, decay, use_reentrant=False)
             else:

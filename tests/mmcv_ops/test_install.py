@@ -1,5 +1,6 @@
 """Importing mmvheat gives mmcv its functions, in each process, and only where it has none."""
 
+import importlib
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -45,7 +46,12 @@ print(mmcv._ext.nms)
     assert printed.startswith('the compiled one' if compiled else '<function nms')
 
 
-def test_nothing_else_is_found():
+def test_caches_of_imports_can_be_emptied():
+    importlib.invalidate_caches()
+
+
+def test_nothing_else_is_found(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
     finder = mmcv_ops._StandIn
     assert sys.meta_path.count(finder) == 1
     mmcv_ops.install()

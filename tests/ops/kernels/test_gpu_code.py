@@ -7,7 +7,8 @@ import textwrap
 
 import pytest
 
-pytest.importorskip('triton')
+# ASTSource takes other arguments before 3.3.
+pytest.importorskip('triton', minversion='3.3')
 
 SCRIPT = """
 import importlib, re, subprocess, sys, tempfile
