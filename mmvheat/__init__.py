@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -35,7 +34,7 @@ def _register() -> None:
     engine.apply_stack_fixes()
 
 
-class _UntilMMEngine(MetaPathFinder):
+class _UntilMMEngine:
     """Watches imports of mmengine and of our rooms, and registers once mmengine is there.
 
     That is when the outermost of them ends: a room that imports mmengine must be whole first.
