@@ -7,13 +7,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import places
-from checks import GB, VENV_BYTES
-from processes import SetupError, child_env, downloads, run, uv_env
+from processes import LOCK, ROOT, VENV, SetupError, child_env, run, uv_env
 from stacks import Stack
 
-FOLDER = places.ROOT / '.matrix'
-UV = places.VENV / 'bin' / 'uv'
+# Measured on Linux x86-64.
+BYTES = 5.7e9
+FOLDER = ROOT / '.matrix'
+UV = VENV / 'bin' / 'uv'
 # What `make setup` leaves out or puts in by its lock file.
 LEFT_OUT = ('opencv-python',)
 PUT_IN = ('opencv-python-headless',)
@@ -55,7 +55,7 @@ def find_python(version: str) -> str:
 
 def fingerprint(stack: Stack) -> str:
     """A digest of what the environment of a stack is made from."""
-    made_from = [dataclasses.asdict(stack), places.LOCK.read_text(), str(places.ROOT)]
+    made_from = [dataclasses.asdict(stack), LOCK.read_text(), str(ROOT)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
@@ -70,9 +70,9 @@ def make(stack: Stack) -> Path:
     if stamp.exists() and stamp.read_text() == fingerprint(stack) and python.exists():
         return python
     base = find_python(stack.python)
-    free = shutil.disk_usage(places.ROOT).free
-    if free < VENV_BYTES['pypi']:
-        raise SetupError(f'{free / GB:.1f} GB free, but it takes {VENV_BYTES["pypi"] / GB:.1f} GB')
+    free = shutil.disk_usage(ROOT).free
+    if free < BYTES:
+        raise SetupError(f'{free / 1e9:.1f} GB free, but it takes {BYTES / 1e9:.1f} GB')
     shutil.rmtree(folder, ignore_errors=True)
     env = uv_env()
     run([UV, 'venv', '--no-project', '--python', base, folder], **env)
@@ -80,11 +80,11 @@ def make(stack: Stack) -> Path:
     if stack.needs:
         without = folder / 'left-out.txt'
         without.write_text('\n'.join((*LEFT_OUT, *stack.instead)))
-        project = [*PUT_IN, *stack.needs, '--editable', f'{places.ROOT}[dev]']
-        run([*install, '--excludes', without, *project], downloads, **env)
+        project = [*PUT_IN, *stack.needs, '--editable', f'{ROOT}[dev]']
+        run([*install, '--excludes', without, *project], **env)
     else:
-        run([*install, '--no-deps', '--require-hashes', '-r', places.LOCK], downloads, **env)
-        project = ['--no-deps', '--no-build-isolation', '--editable', places.ROOT]
+        run([*install, '--no-deps', '--require-hashes', '-r', LOCK], **env)
+        project = ['--no-deps', '--no-build-isolation', '--editable', ROOT]
         run([*install, *project], **env)
     stamp.write_text(fingerprint(stack))
     return python
@@ -97,9 +97,7 @@ def facts(python: Path) -> dict:
         SetupError: The stack does not import.
     """
     command = [str(python), '-W', 'ignore', '-c', FACTS]
-    asked = subprocess.run(
-        command, capture_output=True, text=True, env=child_env(), cwd=places.ROOT
-    )
+    asked = subprocess.run(command, capture_output=True, text=True, env=child_env(), cwd=ROOT)
     if asked.returncode:
         raise SetupError(f'mmvheat cannot be imported: {asked.stderr.strip().splitlines()[-1]}')
     return json.loads(asked.stdout.splitlines()[-1])

@@ -17,13 +17,12 @@ from xml.etree import ElementTree
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'setup'))
 
-import places
 from environments import FOLDER, facts, make
 from page import counts, mmcv, render
-from processes import SetupError, child_env, clock, say
+from processes import ROOT, SetupError, child_env, clock, say
 from stacks import STACKS, Stack
 
-RESULTS = places.ROOT / 'docs' / 'compatibility.json'
+RESULTS = ROOT / 'docs' / 'compatibility.json'
 PAGE = RESULTS.with_suffix('.md')
 PYTEST = '-n 2 --dist loadfile --no-loadscope-reorder -W ignore -q -o junit_family=xunit1'
 
@@ -97,7 +96,7 @@ def run_tests(stack: Stack, python: Path, tests: list[str]) -> dict[str, dict]:
             stdout=out,
             stderr=subprocess.STDOUT,
             env=child_env(),
-            cwd=places.ROOT,
+            cwd=ROOT,
         )
     # 0 and 1: all ran. Others are interruptions, bad calls and crashes, whatever was reported.
     if done.returncode not in (0, 1) or not report.exists():

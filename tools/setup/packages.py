@@ -4,28 +4,24 @@ import os
 import re
 import shutil
 
-import places
-from processes import SetupError
+from processes import LOCK, VENV, SetupError
 
 # A pinned package with its hashes: `name==version ; marker \`, then indented lines.
 ENTRY = re.compile(r'^([\w.-]+)==(\S+).*\n(?:[ \t]+.*\n)*', re.MULTILINE)
 CHOICES = {'MMCV': ('lite', 'compiled'), 'TORCH': ('pypi', 'cpu')}
+MMCV = {'lite': 'mmcv-lite', 'compiled': 'mmcv'}
 TORCH = ('torch', 'torchvision')
 FOR_GPUS = ('triton', 'nvidia-', 'cuda-')
 # Packages that write into the same folder: one of each set may be there.
 RIVALS = (
-    {'mmcv', 'mmcv-lite', 'mmcv-full'},
-    {'opencv' + kind for kind in ('-python', '-contrib-python')}
-    | {'opencv' + kind + '-headless' for kind in ('-python', '-contrib-python')},
+    ('mmcv', 'mmcv-lite', 'mmcv-full'),
+    ('opencv-python-headless', 'opencv-python')
+    + ('opencv-contrib-python-headless', 'opencv-contrib-python'),
 )
 
 
 def choose():
-    """Which MMCV and which TORCH to have: as the environment says, else as `.venv` has them.
-
-    Raises:
-        SetupError: a choice that there is not.
-    """
+    """Which MMCV and TORCH to have: as the environment says, else as `.venv` has them."""
     held = {
         'MMCV': 'compiled' if notes_on('mmcv', pins()['mmcv-lite']) else 'lite',
         'TORCH': 'cpu' if notes_on('torch', '*+cpu') else 'pypi',
@@ -40,31 +36,28 @@ def choose():
 
 def pins():
     """Package -> version in the lock file, for the newest Python where they differ."""
-    return {entry[1]: entry[2] for entry in ENTRY.finditer(places.LOCK.read_text())}
+    return {entry[1]: entry[2] for entry in ENTRY.finditer(LOCK.read_text())}
 
 
-def locked(wanted):
-    """The entries of the lock file, hashes and all, of the packages that are wanted."""
-    entries = ENTRY.finditer(places.LOCK.read_text())
-    return ''.join(entry[0] for entry in entries if wanted(entry[1]))
+def locked(names):
+    """The arguments that install packages of the lock file, each with its hash compared."""
+    part = VENV / 'lock.txt'
+    entries = ENTRY.finditer(LOCK.read_text())
+    part.write_text(''.join(entry[0] for entry in entries if entry[1] in names))
+    return ['--require-hashes', '-r', part]
 
 
 def takes(choice, name):
     """Whether a choice takes a package of the stack."""
-    if name in RIVALS[0]:
-        return name == {'lite': 'mmcv-lite', 'compiled': 'mmcv'}[choice['MMCV']]
+    if name in MMCV.values():
+        return name == MMCV[choice['MMCV']]
     return choice['TORCH'] == 'pypi' or not name.startswith(FOR_GPUS)
-
-
-def torch_version(choice, name):
-    """The version of torch or torchvision that is chosen."""
-    return pins()[name] + ('+cpu' if choice['TORCH'] == 'cpu' else '')
 
 
 def notes_on(name, version='*'):
     """The folders in `.venv` that hold the notes on an installed package."""
     info = f'{name.replace("-", "_")}-{version}.dist-info'
-    return list(places.VENV.glob(f'lib/python*/site-packages/{info}'))
+    return list(VENV.glob(f'lib/python*/site-packages/{info}'))
 
 
 def forget_unfinished():
@@ -77,12 +70,11 @@ def forget_unfinished():
 
 def in_the_way(choice):
     """The packages in `.venv` that must go before the chosen ones come."""
-    stack = pins()
-    names = [name for name in stack if not takes(choice, name)]
+    wanted = {name for name in (*pins(), 'mmcv') if takes(choice, name)}
+    going = {name for name in pins() if name not in wanted}
     for rivals in RIVALS:
-        if any(notes_on(name) for name in rivals if name not in stack or not takes(choice, name)):
-            # They share files, so the right one goes as well and comes back whole.
-            names += sorted(rivals)
-    if any(notes_on(name) and not notes_on(name, torch_version(choice, name)) for name in TORCH):
-        names += TORCH
-    return [name for name in dict.fromkeys(names) if notes_on(name)]
+        if any(notes_on(name) for name in rivals if name not in wanted):
+            going.update(rivals)  # They share files, so the right one comes back whole.
+    if choice['TORCH'] == 'pypi':  # uv would take 2.11.0+cpu for 2.11.0.
+        going.update(name for name in TORCH if notes_on(name, '*+cpu'))
+    return sorted(name for name in going if notes_on(name))

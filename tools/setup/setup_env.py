@@ -1,9 +1,7 @@
-"""Make `.venv` with the locked stack and this project in it, by uv.
+"""Make `.venv` with the locked stack and this project in it, by uv: `make setup` calls it.
 
-`make setup` calls it; `python3.11 tools/setup/setup_env.py` does the same. It needs nothing but
-the standard library and starts on any Python 3, so that a wrong one gets a clear line. A finished
-set-up leaves a stamp, and later calls return at once until what it was made from changes. An
-interrupted one goes on where it stopped. What pip and uv say goes to `.venv/setup.log`.
+It starts on any Python 3 with its standard library, so that a wrong one gets a clear line. A stamp
+says what a finished set-up was made from; until that changes, later calls return at once.
 """
 
 import contextlib
@@ -12,172 +10,155 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import places
-from checks import check_disk, check_python
-from packages import (
-    TORCH,
-    choose,
-    forget_unfinished,
-    in_the_way,
-    locked,
-    notes_on,
-    pins,
-    takes,
-    torch_version,
-)
-from processes import SetupError, child_env, clock, downloads, pip, run, say, uv_env, uv_pip
-from wheels import cached_wheel, check_compiler, is_installed, mmcv_wheel, wheel_folder
+import wheels
+from packages import TORCH, choose, forget_unfinished, in_the_way, locked, notes_on, pins, takes
+from processes import LOG, ROOT, VENV, VENV_PYTHON, SetupError, pip, run, say, user_cache, uv_pip
 
+STAMP = VENV / '.mmvheat-setup'
+GB = 10**9
+# Measured on Linux x86-64, with room for what Python adds when it imports.
+VENV_BYTES = {'pypi': 5.7 * GB, 'cpu': 2.2 * GB}
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 IMPORT_CHECK = 'import mmvheat, cv2, mmcv.ops, mmdet, mmpretrain, mmseg, torchvision'
+
+
+def check_python(version=sys.version_info, executable=sys.executable, platform=sys.platform):
+    """Refuse a Python or a system that the lock file does not hold for."""
+    if not (3, 10) <= tuple(version[:2]) <= (3, 13):
+        raise SetupError(
+            f'{executable} is Python {version[0]}.{version[1]}, but the stack needs Python 3.11 '
+            '(3.10, 3.12 and 3.13 install, too): make setup PYTHON=/path/to/python3.11'
+        )
+    if not platform.startswith('linux'):
+        raise SetupError(
+            f'this is {platform}, but the stack is locked for Linux: make an environment by hand, '
+            "with pip install -e '.[demo]'"
+        )
+
+
+def check_disk(choice):
+    """Refuse to start what the disk cannot hold; what earlier calls left there counts."""
+    disks = {}
+    for place in (
+        VENV,
+        user_cache('uv', 'UV_CACHE_DIR'),
+    ):  # On one disk `.venv` gets hard links to what lies in the cache.
+        folder = next(path for path in (place, *place.absolute().parents) if path.exists())
+        disks[folder.stat().st_dev] = (place, folder)
+    for place, folder in disks.values():
+        free, need = shutil.disk_usage(str(folder)).free, VENV_BYTES[choice['TORCH']]
+        if free < need:
+            need -= sum(path.lstat().st_size for path in place.rglob('*'))
+        if free < need:
+            raise SetupError(
+                f'{free / GB:.1f} GB free on the disk of {folder}, but {place} needs '
+                f'{need / GB:.1f} GB more: free some space, or put the cache elsewhere and try '
+                'again: UV_CACHE_DIR=/path/on/another/disk make setup'
+            )
 
 
 def fingerprint(choice):
     """A digest of all that decides what `.venv` holds; another one means another set-up."""
     # What tools read from pyproject.toml comes last there and changes nothing.
-    project = places.PYPROJECT.read_text().split('[tool.ruff]')[0]
-    scripts = [path.read_text() for path in sorted(Path(__file__).parent.glob('*.py'))]
-    made_from = [places.LOCK.read_text(), project, scripts, str(places.ROOT), choice]
-    made_from += sys.version_info[:2]
+    project = (ROOT / 'pyproject.toml').read_text().split('[tool.ruff]')[0]
+    files = [path.read_text() for path in sorted(Path(__file__).parent.glob('*.*'))]
+    made_from = [project, files, str(ROOT), choice, sys.version_info[:2]]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def is_current(choice):
-    """Whether a finished set-up left the stamp of this very state, and its Python still exists."""
-    stamp = places.STAMP
-    made = stamp.is_file() and stamp.read_text() == fingerprint(choice)
-    return made and places.VENV_PYTHON.exists()
-
-
-def make_venv():
-    """Make `.venv`, keep one that is half filled, replace one that cannot be used."""
-    if places.VENV.is_symlink() or (places.VENV.exists() and not places.VENV.is_dir()):
-        raise SetupError(f'{places.VENV} is not a folder of its own: move it away')
-    if places.VENV.exists():
-        config = places.VENV / 'pyvenv.cfg'
-        if not config.exists() and any(path != places.LOG for path in places.VENV.iterdir()):
-            raise SetupError(f'{places.VENV} is not a virtual environment: move it away')
-        if is_usable():
-            forget_unfinished()
-            return
-        say('      the .venv that is here cannot be used: making it anew')
-        shutil.rmtree(str(places.VENV))
-    places.VENV.mkdir()
-    # Not sys.executable, which may be that of the folder that just went.
-    run([getattr(sys, '_base_executable', sys.executable), '-m', 'venv', places.VENV])
 
 
 def is_usable():
     """Whether `.venv` was made in this place by this Python and has a working pip."""
-    activate = places.VENV / 'bin' / 'activate'
-    if not (places.VENV_PYTHON.exists() and activate.exists()):
-        return False
-    if str(places.VENV) not in activate.read_text():
-        return False
-    probe = f'import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})'
-    command = [str(places.VENV_PYTHON), '-c', probe]
-    return subprocess.run(command, stderr=subprocess.DEVNULL, env=child_env()).returncode == 0
+    activate = VENV / 'bin' / 'activate'
+    if VENV_PYTHON.exists() and activate.exists() and str(VENV) in activate.read_text():
+        probe = f'import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})'
+        with contextlib.suppress(SetupError):
+            run([VENV_PYTHON, '-c', probe])
+            return True
+    return False
 
 
-def install_locked(installer, wanted, words, *options, **env):
-    """Install packages of the lock file, each with its hash compared."""
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder, 'lock.txt')
-        part.write_text(locked(wanted))
-        command = installer('install', '--no-deps', '--require-hashes', *options, '-r', part)
-        run(command, words, **env)
+def make_venv():
+    """Make `.venv`, keep one that is half filled, replace one that cannot be used."""
+    foreign = not (VENV / 'pyvenv.cfg').exists() and set(VENV.glob('*')) - {LOG}
+    if VENV.is_symlink() or VENV.is_file() or foreign:
+        raise SetupError(f'{VENV} is not a virtual environment: move it away')
+    if not is_usable():
+        if VENV.exists():
+            shutil.rmtree(str(VENV))
+        VENV.mkdir()
+        # Not sys.executable, which may be that of the folder that just went.
+        run([getattr(sys, '_base_executable', sys.executable), '-m', 'venv', VENV])
 
 
 def set_up(choice):
     """Go through the steps."""
     compiled, cpu = choice['MMCV'] == 'compiled', choice['TORCH'] == 'cpu'
-    torch = torch_version(choice, 'torch')
+    torch = pins()['torch'] + '+cpu' * cpu
     check_disk(choice)
-    if compiled and cached_wheel(wheel_folder(torch, 'cpu')) is None:
-        check_compiler()
+    if compiled and wheels.cached_wheel(wheels.wheel_folder(torch, 'cpu')) is None:
+        wheels.check_compiler()
 
-    begin = time.monotonic()
-    say(f'Setting up {places.VENV} (log: {places.LOG})')
-    steps = 4 if compiled else 3
+    begin, steps = time.monotonic(), 4 if compiled else 3
+    say(f'Setting up {VENV} (log: {LOG})')
     say(f'[1/{steps}] virtual environment and uv (10 s)')
     make_venv()
-    if not (places.VENV / 'bin' / 'uv').exists() or not notes_on('uv', pins()['uv']):
-        install_locked(pip, lambda name: name == 'uv', 'working', '--force-reinstall')
-    env = uv_env()
-    from_cpu_index = ['--no-deps', '--index', CPU_INDEX]
-    from_cpu_index += [f'{name}=={torch_version(choice, name)}' for name in TORCH]
-    if cpu:
-        run(uv_pip('install', '--dry-run', *from_cpu_index), **env)
+    forget_unfinished()
+    if not (VENV / 'bin' / 'uv').exists() or not notes_on('uv', pins()['uv']):
+        pip('install', '--no-deps', '--force-reinstall', *locked(['uv']))
+    cpu_torch = ['--index', CPU_INDEX, *(f'{name}=={pins()[name]}+cpu' for name in TORCH)]
+    if cpu:  # Where the index lacks them, nothing changes.
+        uv_pip('install', '--dry-run', *cpu_torch)
     with contextlib.suppress(FileNotFoundError):
-        places.STAMP.unlink()
+        STAMP.unlink()
 
     size = '0.3' if cpu else '2.9'
     say(f'[2/{steps}] torch {torch} and the stack: {size} GB to download, if uv has it not yet')
-    leaving = in_the_way(choice)
-    if leaving:
-        run(uv_pip('uninstall', *leaving))
+    if in_the_way(choice):
+        uv_pip('uninstall', *in_the_way(choice))
     if cpu:
-        run(uv_pip('install', *from_cpu_index), downloads, **env)
-    install_locked(
-        uv_pip, lambda name: takes(choice, name) and not (cpu and name in TORCH), downloads, **env
-    )
-
+        uv_pip('install', *cpu_torch)
+    rest = [name for name in pins() if takes(choice, name) and not (cpu and name in TORCH)]
+    uv_pip('install', *locked(rest))
     if compiled:
         say(f'[3/{steps}] mmcv with its own ops')
-        wheel = mmcv_wheel(torch)
-        # What runs from .venv meanwhile must not see its mmcv go for the same one to come.
-        if not is_installed(wheel):
-            run(pip('install', '--no-deps', '--force-reinstall', wheel))
+        # uv leaves one from this very wheel alone: what runs from .venv meanwhile may go on.
+        uv_pip('install', wheels.mmcv_wheel(torch))
 
     say(f'[{steps}/{steps}] mmvheat itself, then a check that the stack imports (20 s)')
-    run(uv_pip('install', '--no-deps', '--no-build-isolation', '--editable', places.ROOT), **env)
-    run([places.VENV_PYTHON, '-c', IMPORT_CHECK])
-
-    partial = places.STAMP.with_name(places.STAMP.name + '.partial')
-    partial.write_text(fingerprint(choice))
-    os.replace(str(partial), str(places.STAMP))
-    say(f'Done in {clock(time.monotonic() - begin)}.')
+    uv_pip('install', '--no-build-isolation', '--editable', ROOT)
+    run([VENV_PYTHON, '-c', IMPORT_CHECK])
+    STAMP.write_text(fingerprint(choice))
+    say(f'Done in {time.monotonic() - begin:.0f} s.')
 
 
-@contextlib.contextmanager
-def alone():
-    """Hold the project's folder, so that two set-ups at once become one after the other."""
-    import fcntl
+def wait_for_others():
+    """Hold the project's folder until the end, so that two set-ups come one after the other."""
+    import fcntl  # Not on every system.
 
-    folder = os.open(str(places.ROOT), os.O_RDONLY)
+    folder = os.open(str(ROOT), os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say('another set-up is running here: waiting for it')
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def interrupt(signum, frame):
-    """Make a request to end look like Ctrl-C, so that children end too."""
-    raise KeyboardInterrupt
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say('another set-up is running here: waiting for it')
+        fcntl.flock(folder, fcntl.LOCK_EX)
 
 
 def main():
     """Set up unless that is done; return the exit status."""
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C.
     try:
         check_python()
-        with alone():
-            choice = choose()
-            if is_current(choice):
-                say(f'{places.VENV} is up to date')
-            else:
-                set_up(choice)
+        wait_for_others()
+        choice = choose()
+        done = STAMP.is_file() and STAMP.read_text() == fingerprint(choice)
+        if done and VENV_PYTHON.exists():
+            say(f'{VENV} is up to date')
+        else:
+            set_up(choice)
         return 0
     except SetupError as error:
         message = str(error)

@@ -1,10 +1,7 @@
 """MMCV=compiled: the mmcv wheel with its own ops, from the user's cache or compiled here, once."""
 
 import contextlib
-import hashlib
-import json
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -12,38 +9,32 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import places
-from packages import notes_on
-from processes import SetupError, child_env, clock, pip, run, say
+from processes import VENV_PYTHON, SetupError, child_env, pip, say, user_cache
 
 SOURCE = (
     'mmcv==2.1.0 --hash=sha256:d387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f\n'
 )
 # A C++ file that includes torch's headers takes this much memory to compile.
-BYTES_PER_JOB = 1.5 * 10**9
-NINJA_LINE = re.compile(r'^\s*\[(\d+)/(\d+)\]', re.MULTILINE)
+BYTES_PER_JOB = 1_500_000_000
 
 
 def check_compiler():
     """Refuse to start the build without a C++17 compiler and Python's headers."""
     compiler = os.environ.get('CXX', 'c++').split() or ['c++']
     options = ['-std=c++17', '-fsyntax-only', '-I' + sysconfig.get_paths()['include']]
+    source = b'#include <Python.h>\n#include <optional>\nint main() { std::optional<int> x; }'
     try:
-        probe = subprocess.run(
-            [*compiler, *options, '-x', 'c++', '-'],
-            input=b'#include <Python.h>\n#include <optional>\nint main() { std::optional<int> x; }',
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        if not probe.returncode:
-            return
-        reason = next(iter(probe.stdout.decode(errors='replace').splitlines()), 'no message')
+        command = [*compiler, *options, '-x', 'c++', '-']
+        subprocess.run(command, input=source, stdout=-1, stderr=subprocess.STDOUT, check=True)
+        return
+    except subprocess.CalledProcessError as error:
+        reason = (error.output.decode(errors='replace').splitlines() or ['no message'])[0].strip()
     except OSError as error:
         reason = error.strerror
     raise SetupError(
-        f"{compiler[0]} cannot compile C++17 with Python's headers, which mmcv needs "
-        f'({reason.strip()}): install them (Debian, Ubuntu: apt install g++ python3-dev), name '
-        'another compiler in CXX, or call make setup MMCV=lite, which compiles nothing'
+        f"{compiler[0]} cannot compile C++17 with Python's headers, which mmcv needs ({reason}): "
+        'install them (Debian, Ubuntu: apt install g++ python3-dev), name another compiler in CXX, '
+        'or call make setup MMCV=lite, which compiles nothing'
     )
 
 
@@ -53,13 +44,10 @@ def choose_ops():
         'import torch; from torch.utils.cpp_extension import CUDA_HOME; '
         'print(torch.version.cuda if torch.cuda.is_available() else "", CUDA_HOME)'
     )
-    done = subprocess.run(
-        [str(places.VENV_PYTHON), '-c', query],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=child_env(),
-    )
-    cuda, _, toolkit = done.stdout.decode().strip().rpartition(' ')
+    command = [str(VENV_PYTHON), '-W', 'ignore', '-c', query]
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+    answer = subprocess.run(command, env=child_env(), **pipes).stdout.decode()
+    cuda, _, toolkit = answer.strip().rpartition(' ')
     if cuda and toolkit == 'None':
         raise SetupError(
             f'torch sees a GPU, but there is no CUDA {cuda} toolkit to compile mmcv with: install '
@@ -70,9 +58,9 @@ def choose_ops():
 
 def wheel_folder(torch, ops):
     """Where the mmcv wheel for this mmcv, torch, Python, platform and kind of ops is kept."""
-    mmcv = SOURCE.split()[0].replace('==', '-')
+    cache, mmcv = user_cache('mmvheat', 'MMVHEAT_CACHE'), SOURCE.split()[0].replace('==', '-')
     python = 'cp{}{}'.format(*sys.version_info)
-    return places.wheel_cache() / f'{mmcv}_torch-{torch}_{python}_{sysconfig.get_platform()}_{ops}'
+    return cache / 'wheels' / f'{mmcv}_torch-{torch}_{python}_{sysconfig.get_platform()}_{ops}'
 
 
 def cached_wheel(folder):
@@ -85,24 +73,6 @@ def cached_wheel(folder):
     return None
 
 
-def compile_progress(output, elapsed):
-    """Where ninja stands in `output`: `45 of 77 files compiled, about 3:20 left`."""
-    steps = NINJA_LINE.findall(output)
-    if not steps:
-        return 'preparing the build'
-    done, total = map(int, steps[-1])
-    if done == total:
-        return f'all {total} files compiled, packing the wheel'
-    left = elapsed / done * (total - done)
-    return f'{done} of {total} files compiled, about {clock(left)} left'
-
-
-def build_jobs():
-    """Compilers to run at once: one a core, as far as the memory goes."""
-    memory = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / BYTES_PER_JOB)))
-
-
 def mmcv_wheel(torch):
     """The wheel for this machine and torch: from the cache, else compiled, whole or not at all."""
     ops = choose_ops()
@@ -113,7 +83,8 @@ def mmcv_wheel(torch):
         return wheel
     check_compiler()
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = os.environ.get('MAX_JOBS') or str(build_jobs())
+    memory = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // BYTES_PER_JOB
+    jobs = os.environ.get('MAX_JOBS') or str(max(1, min(len(os.sched_getaffinity(0)), memory)))
     env = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': jobs, 'FORCE_CUDA': '0' if ops == 'cpu' else '1'}
     say(f'      compiling its {ops} ops, {jobs} files at a time: 8 to 10 min on two cores, once')
     with tempfile.TemporaryDirectory(dir=str(folder), prefix='building-') as building:
@@ -121,17 +92,7 @@ def mmcv_wheel(torch):
         source.write_text(SOURCE)
         # pip's own cache knows mmcv's version alone and would hand out a wheel of another torch.
         options = ['--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary', 'mmcv']
-        run(pip('wheel', '-v', *options, '-w', building, '-r', source), compile_progress, **env)
+        pip('wheel', '-v', *options, '-w', building, '-r', source, **env)
         (wheel,) = Path(building).glob('mmcv-*.whl')
         os.replace(str(wheel), str(folder / wheel.name))
     return folder / wheel.name
-
-
-def is_installed(wheel):
-    """Whether `.venv` has its mmcv from this very wheel, as pip noted."""
-    for notes in notes_on('mmcv'):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            url = json.loads((notes / 'direct_url.json').read_text())
-            digest = url['archive_info']['hashes']['sha256']
-            return digest == hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return False

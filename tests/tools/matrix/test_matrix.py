@@ -44,10 +44,10 @@ def tool(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     scripts = [path.stem for folder in FOLDERS for path in folder.glob('*.py')]
     before = {name: sys.modules.pop(name, None) for name in scripts}
-    places, stacks = (importlib.import_module(name) for name in ('places', 'stacks'))
+    processes, stacks = (importlib.import_module(name) for name in ('processes', 'stacks'))
     for name in ('ROOT', 'VENV'):
-        monkeypatch.setattr(places, name, tmp_path)
-    monkeypatch.setattr(places, 'LOG', tmp_path / 'log')
+        monkeypatch.setattr(processes, name, tmp_path)
+    monkeypatch.setattr(processes, 'LOG', tmp_path / 'log')
     environments = importlib.import_module('environments')
     monkeypatch.setattr(environments, 'facts', lambda python: FACTS)
     monkeypatch.setattr(

@@ -44,7 +44,7 @@ def scripts(tmp_path, monkeypatch):
 @pytest.fixture
 def places(scripts):
     """Where the empty project has its parts."""
-    return scripts('places')
+    return scripts('processes')
 
 
 def make_wheel(folder: Path, name: str, version: str, files: dict) -> str:

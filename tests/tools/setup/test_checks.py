@@ -7,13 +7,13 @@ import pytest
 
 @pytest.mark.parametrize('version', [(3, 6, 9), (3, 9, 18), (3, 14, 0)])
 def test_wrong_python(scripts, version):
-    checks = scripts('checks')
+    checks = scripts('setup_env')
     with pytest.raises(checks.SetupError, match=rf'/opt/python is Python 3\.{version[1]}.*PYTHON='):
         checks.check_python(version, '/opt/python')
 
 
 def test_wrong_system(scripts):
-    checks = scripts('checks')
+    checks = scripts('setup_env')
     with pytest.raises(checks.SetupError, match='darwin.*Linux.*pip install'):
         checks.check_python((3, 11, 7), '/opt/python', 'darwin')
 
@@ -37,12 +37,13 @@ def test_no_compiler(scripts, tmp_path, monkeypatch, compiler, reason):
 
 def test_full_disk(scripts, places, monkeypatch):
     """What lies in the cache already need not be downloaded."""
-    checks = scripts('checks')
+    checks = scripts('setup_env')
     usage = namedtuple('usage', 'free')(1.5e9)
     monkeypatch.setattr(checks.shutil, 'disk_usage', lambda _: usage)
     with pytest.raises(checks.SetupError, match=r'1\.5 GB free.*UV_CACHE_DIR='):
         checks.check_disk({'TORCH': 'pypi'})
-    places.uv_cache().mkdir()
-    with (places.uv_cache() / 'torch').open('wb') as file:
+    cache = places.user_cache('uv', 'UV_CACHE_DIR')
+    cache.mkdir()
+    with (cache / 'torch').open('wb') as file:
         file.truncate(int(5e9))
     checks.check_disk({'TORCH': 'pypi'})

@@ -68,6 +68,7 @@ def test_uv_gets_the_settings_of_pip(processes, tmp_path, monkeypatch):
     found = processes.uv_env()
     found.pop('UV_SYSTEM_CERTS', None)
     assert {name: value for name, value in found.items() if 'STRATEGY' not in name} == {
+        'UV_COMPILE_BYTECODE': '1',
         'UV_DEFAULT_INDEX': 'https://mirror/simple',
         'UV_INDEX': 'https://one/simple https://two/simple',
         'UV_HTTP_TIMEOUT': '180',
@@ -76,19 +77,28 @@ def test_uv_gets_the_settings_of_pip(processes, tmp_path, monkeypatch):
     }
 
 
+def test_progress_is_the_last_whole_line(processes):
+    assert processes.progress('') == 'working'
+    assert (
+        processes.progress('  [1/77] c++ a.cpp\n  [2/77] c++ b.cpp\n  [3/77') == '[2/77] c++ b.cpp'
+    )
+    assert len(processes.progress('x' * 200 + '\n')) < 70
+
+
 def test_interrupt_ends_the_children(processes, monkeypatch, tmp_path):
     pid_file, scratch = tmp_path / 'pid', tmp_path / 'scratch'
     scratch.mkdir()
     monkeypatch.setattr(processes.tempfile, 'tempdir', str(scratch))
 
-    def words(output, elapsed):
+    def progress(output):
         if pid_file.exists():
             raise KeyboardInterrupt
         return ''
 
+    monkeypatch.setattr(processes, 'progress', progress)
     script = f'touch $TMPDIR/object.o; sleep 60 & echo $! > {pid_file}; wait'
     with pytest.raises(KeyboardInterrupt):
-        processes.run(['sh', '-c', script], words)
+        processes.run(['sh', '-c', script])
     assert not list(scratch.iterdir())
     state = Path('/proc') / pid_file.read_text().strip() / 'stat'
     deadline = time.monotonic() + 5

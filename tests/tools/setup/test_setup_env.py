@@ -144,7 +144,7 @@ def test_what_means_a_new_set_up(project):
     assert 'up to date' in project.set_up()[1]
     pyproject.write_text("[project.optional-dependencies]\na = ['b']\n" + pyproject.read_text())
     assert_done(project)
-    script = project.root / 'tools' / 'setup' / 'places.py'
+    script = project.root / 'tools' / 'setup' / 'wheels.py'
     script.write_text(script.read_text() + '# other\n')
     assert_done(project)
 

@@ -45,11 +45,3 @@ def test_damaged_wheel_is_dropped(wheels, tmp_path):
     assert not cut.exists()
     whole.unlink()
     assert wheels.cached_wheel(tmp_path) is None
-
-
-def test_progress_of_the_compilation(wheels):
-    assert wheels.compile_progress('Collecting mmcv\n', 2.0) == 'preparing the build'
-    output = '  [1/77] c++ -c a.cpp\n  [2/77] c++ -c b[9/9].cpp\nwarning: array[3/4]\n'
-    text = wheels.compile_progress(output, 20.0)
-    assert text == '2 of 77 files compiled, about 12:30 left'
-    assert wheels.compile_progress(output + '[77/77] c++\n', 99.0).startswith('all 77 files')
