@@ -12,12 +12,6 @@ CHOICES = {'MMCV': ('lite', 'compiled'), 'TORCH': ('pypi', 'cpu')}
 MMCV = {'lite': 'mmcv-lite', 'compiled': 'mmcv'}
 TORCH = ('torch', 'torchvision')
 FOR_GPUS = ('triton', 'nvidia-', 'cuda-')
-# Packages that write into the same folder: one of each set may be there.
-RIVALS = (
-    ('mmcv', 'mmcv-lite', 'mmcv-full'),
-    ('opencv-python-headless', 'opencv-python')
-    + ('opencv-contrib-python-headless', 'opencv-contrib-python'),
-)
 
 
 def choose():
@@ -70,11 +64,12 @@ def forget_unfinished():
 
 def in_the_way(choice):
     """The packages in `.venv` that must go before the chosen ones come."""
+    installed = {notes.name.split('-')[0].replace('_', '-') for notes in notes_on('*')}
     wanted = {name for name in (*pins(), 'mmcv') if takes(choice, name)}
-    going = {name for name in pins() if name not in wanted}
-    for rivals in RIVALS:
-        if any(notes_on(name) for name in rivals if name not in wanted):
-            going.update(rivals)  # They share files, so the right one comes back whole.
+    going = set(pins()) - wanted
+    for kind in ('mmcv', 'opencv'):  # They share files, so the right one goes and comes back whole.
+        rivals = {name for name in installed if name.startswith(kind)}
+        going |= rivals if rivals - wanted else set()
     if choice['TORCH'] == 'pypi':  # uv would take 2.11.0+cpu for 2.11.0.
         going.update(name for name in TORCH if notes_on(name, '*+cpu'))
-    return sorted(name for name in going if notes_on(name))
+    return sorted(going & installed)

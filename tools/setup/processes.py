@@ -26,7 +26,6 @@ PIP_TO_UV = {
     'no-index': 'UV_NO_INDEX',
     'trusted-host': 'UV_INSECURE_HOST',
     'cert': 'SSL_CERT_FILE',
-    'client-cert': 'SSL_CLIENT_CERT',
     'timeout': 'UV_HTTP_TIMEOUT',
     'default-timeout': 'UV_HTTP_TIMEOUT',
     'proxy': 'ALL_PROXY',
@@ -89,9 +88,8 @@ def failure(output, fallback):
 def child_env(**extra):
     """The caller's environment without what would lead pip and uv astray."""
     env = {name: value for name, value in os.environ.items() if name not in ASTRAY}
-    env.update(LC_ALL='C.UTF-8', PIP_NO_INPUT='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
-    env.update(extra)
-    return env
+    fixed = {'LC_ALL': 'C.UTF-8', 'PIP_NO_INPUT': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
+    return {**env, **fixed, **extra}
 
 
 @functools.lru_cache(None)
@@ -128,25 +126,18 @@ def run(command, **env):
         log.flush()
         begin, start, shown = log.tell(), time.monotonic(), 0
         # A session of its own: a signal to us is passed on to the whole family, compilers included.
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_env(TMPDIR=scratch, **env),
-            cwd=str(ROOT),
-            start_new_session=True,
-        )
+        pipes = {'stdin': subprocess.DEVNULL, 'stdout': log, 'stderr': subprocess.STDOUT}
+        env = child_env(TMPDIR=scratch, **env)
+        child = subprocess.Popen(command, cwd=str(ROOT), env=env, start_new_session=True, **pipes)
         try:
             while child.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=0.5)
-                elapsed = time.monotonic() - start
                 log.seek(begin)
-                text = f'{clear}      {clock(elapsed)} {progress(log.read())}'
+                elapsed, text = time.monotonic() - start, progress(log.read())
                 if elapsed - shown >= every:
                     shown = elapsed
-                    print(text, end=end, flush=True)
+                    print(f'{clear}      {clock(elapsed)} {text}', end=end, flush=True)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)

@@ -19,9 +19,8 @@ from packages import TORCH, choose, forget_unfinished, in_the_way, locked, notes
 from processes import LOG, ROOT, VENV, VENV_PYTHON, SetupError, pip, run, say, user_cache, uv_pip
 
 STAMP = VENV / '.mmvheat-setup'
-GB = 10**9
 # Measured on Linux x86-64, with room for what Python adds when it imports.
-VENV_BYTES = {'pypi': 5.7 * GB, 'cpu': 2.2 * GB}
+GB = {'pypi': 5.7, 'cpu': 2.2}
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 IMPORT_CHECK = 'import mmvheat, cv2, mmcv.ops, mmdet, mmpretrain, mmseg, torchvision'
 
@@ -35,29 +34,24 @@ def check_python(version=sys.version_info, executable=sys.executable, platform=s
         )
     if not platform.startswith('linux'):
         raise SetupError(
-            f'this is {platform}, but the stack is locked for Linux: make an environment by hand, '
-            "with pip install -e '.[demo]'"
+            f"this is {platform}, but the stack is locked for Linux: use pip install -e '.[demo]'"
         )
 
 
 def check_disk(choice):
     """Refuse to start what the disk cannot hold; what earlier calls left there counts."""
-    disks = {}
-    for place in (
-        VENV,
-        user_cache('uv', 'UV_CACHE_DIR'),
-    ):  # On one disk `.venv` gets hard links to what lies in the cache.
+    disks = {}  # On one disk `.venv` gets hard links to what lies in the cache.
+    for place in (VENV, user_cache('uv', 'UV_CACHE_DIR')):
         folder = next(path for path in (place, *place.absolute().parents) if path.exists())
         disks[folder.stat().st_dev] = (place, folder)
     for place, folder in disks.values():
-        free, need = shutil.disk_usage(str(folder)).free, VENV_BYTES[choice['TORCH']]
+        free, need = shutil.disk_usage(str(folder)).free / 1e9, GB[choice['TORCH']]
         if free < need:
-            need -= sum(path.lstat().st_size for path in place.rglob('*'))
+            need -= sum(path.lstat().st_size for path in place.rglob('*')) / 1e9
         if free < need:
             raise SetupError(
-                f'{free / GB:.1f} GB free on the disk of {folder}, but {place} needs '
-                f'{need / GB:.1f} GB more: free some space, or put the cache elsewhere and try '
-                'again: UV_CACHE_DIR=/path/on/another/disk make setup'
+                f'{free:.1f} GB free on the disk of {folder}, {place} needs {need:.1f} GB more: '
+                'free some space, or call UV_CACHE_DIR=/path/on/another/disk make setup'
             )
 
 
@@ -65,7 +59,7 @@ def fingerprint(choice):
     """A digest of all that decides what `.venv` holds; another one means another set-up."""
     # What tools read from pyproject.toml comes last there and changes nothing.
     project = (ROOT / 'pyproject.toml').read_text().split('[tool.ruff]')[0]
-    files = [path.read_text() for path in sorted(Path(__file__).parent.glob('*.*'))]
+    files = [path.read_text() for path in sorted(Path(__file__).parent.glob('[!.]*.*'))]
     made_from = [project, files, str(ROOT), choice, sys.version_info[:2]]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -87,9 +81,8 @@ def make_venv():
     if VENV.is_symlink() or VENV.is_file() or foreign:
         raise SetupError(f'{VENV} is not a virtual environment: move it away')
     if not is_usable():
-        if VENV.exists():
-            shutil.rmtree(str(VENV))
-        VENV.mkdir()
+        shutil.rmtree(str(VENV), ignore_errors=True)
+        VENV.mkdir()  # What could not be removed is an error here.
         # Not sys.executable, which may be that of the folder that just went.
         run([getattr(sys, '_base_executable', sys.executable), '-m', 'venv', VENV])
 

@@ -25,7 +25,9 @@ def check_compiler():
     source = b'#include <Python.h>\n#include <optional>\nint main() { std::optional<int> x; }'
     try:
         command = [*compiler, *options, '-x', 'c++', '-']
-        subprocess.run(command, input=source, stdout=-1, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(
+            command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+        )
         return
     except subprocess.CalledProcessError as error:
         reason = (error.output.decode(errors='replace').splitlines() or ['no message'])[0].strip()
@@ -44,10 +46,9 @@ def choose_ops():
         'import torch; from torch.utils.cpp_extension import CUDA_HOME; '
         'print(torch.version.cuda if torch.cuda.is_available() else "", CUDA_HOME)'
     )
-    command = [str(VENV_PYTHON), '-W', 'ignore', '-c', query]
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
-    answer = subprocess.run(command, env=child_env(), **pipes).stdout.decode()
-    cuda, _, toolkit = answer.strip().rpartition(' ')
+    answer = subprocess.run([str(VENV_PYTHON), '-c', query], env=child_env(), **pipes)
+    cuda, _, toolkit = answer.stdout.decode().strip().rpartition(' ')
     if cuda and toolkit == 'None':
         raise SetupError(
             f'torch sees a GPU, but there is no CUDA {cuda} toolkit to compile mmcv with: install '
