@@ -1,11 +1,13 @@
 """Fixes that hold for the whole process; all others are choices of the tools."""
 
 import os
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_files
@@ -125,6 +127,9 @@ def apply_stack_fixes() -> None:
     mmengine's checkpoints hold is also allowed for ``torch.load`` itself. Doing it twice does no
     harm.
     """
+    # onedl-mmengine 0.10.12 finds configs (``mmseg::...``) of a fork by its module's name alone.
+    if any(metadata.distributions(name='onedl-mmsegmentation')):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     torch.serialization.add_safe_globals(safe_globals())
     for scheme, loader in _LOADERS.items():
         CheckpointLoader.register_scheme(scheme, loader, force=True)

@@ -252,9 +252,11 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
     arguments = _arguments(input, weight, offset, mask, bias)
-    return torch.ops.torchvision._deform_conv2d_backward(
-        wide(grad_output), *arguments, *steps, mask is not None
-    )
+    # On torch 2.15 autocast reaches the products inside, on a CPU.
+    with torch.autocast(input.device.type, enabled=False):
+        return torch.ops.torchvision._deform_conv2d_backward(
+            wide(grad_output), *arguments, *steps, mask is not None
+        )
 
 
 def ms_deform_attn_forward(

@@ -55,7 +55,8 @@ def find_python(version: str) -> str:
 
 def fingerprint(stack: Stack) -> str:
     """A digest of what the environment of a stack is made from."""
-    made_from = [dataclasses.asdict(stack), LOCK.read_text(), str(ROOT)]
+    needs = (ROOT / 'pyproject.toml').read_text().split('[tool.ruff]')[0]
+    made_from = [dataclasses.asdict(stack), LOCK.read_text(), needs, str(ROOT)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
