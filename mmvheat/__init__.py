@@ -42,28 +42,26 @@ class _UntilMMEngine:
 
     depth = 0
 
-    @classmethod
     def find_spec(
-        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != 'mmengine' and not fullname.startswith(f'{__name__}.'):
             return None
-        others = (finder for finder in sys.meta_path if finder is not cls)
+        others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next(filter(None, specs), None)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = partial(cls._run, spec.loader.exec_module)
+            spec.loader.exec_module = partial(self._run, spec.loader.exec_module)
         return spec
 
-    @classmethod
-    def _run(cls, run: Callable[[ModuleType], None], module: ModuleType) -> None:
-        cls.depth += 1
+    def _run(self, run: Callable[[ModuleType], None], module: ModuleType) -> None:
+        self.depth += 1
         try:
             run(module)
         finally:
-            cls.depth -= 1
-        if cls.depth == 0 and 'mmengine' in sys.modules and cls in sys.meta_path:
-            sys.meta_path.remove(cls)
+            self.depth -= 1
+        if self.depth == 0 and 'mmengine' in sys.modules and self in sys.meta_path:
+            sys.meta_path.remove(self)
             _register()
 
 
@@ -71,4 +69,4 @@ mmcv_ops.install()
 if 'mmengine' in sys.modules:
     _register()
 else:
-    sys.meta_path.insert(0, _UntilMMEngine)
+    sys.meta_path.insert(0, _UntilMMEngine())

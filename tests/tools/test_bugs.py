@@ -14,14 +14,14 @@ from mmvheat.cli.command import run_command
 
 ROOT = Path(__file__).parents[2]
 SEGMENTATION = ROOT / 'tests/tools/configs/segmentation.py'
-LOCAL_FILE = ('mmvheat.cli.arguments', 'local_file')
+LOCAL_FILE = ('mmvheat.checkpoint.io.download', 'local_file')
 # What each command line runs through: a function of ours, as (module, attribute).
 PLANTED = {
     'tools/train.py {segmentation}': ('mmvheat.cli.prepare', 'check_initial_weights'),
     'tools/train.py {segmentation} --work-dir w': ('mmvheat.models.vheat', 'resolve_arch'),
     'tools/test.py {segmentation} w.pth': ('mmvheat.engine.stack_fixes', 'read_checkpoint'),
     'tools/test.py {segmentation} w.pth --tta': ('mmvheat.engine.tta', '_flipped'),
-    'tools/demo_image.py i.png {segmentation} w.pth': ('mmvheat.cli.config', 'uses_cpu'),
+    'tools/demo_image.py i.png {segmentation} w.pth': ('mmvheat.engine.distributed', 'uses_cpu'),
     'tools/check_data.py {segmentation}': ('mmvheat.cli.config', '_complete_dataloader'),
     'tools/get_flops.py {segmentation}': ('mmvheat.models.vheat', '_image_size'),
     'tools/fold_for_inference.py w.pth out.pth --size 64': LOCAL_FILE,

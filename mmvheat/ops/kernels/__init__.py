@@ -33,7 +33,7 @@ _FUNCTIONS = {'fits_kernels': 'conduction', 'heat_conduct': 'conduction', 'norm_
 
 def _load_kernels() -> None:
     for name, file in _FUNCTIONS.items():
-        globals()[name] = getattr(import_module(f'{__name__}.{file}'), name)
+        globals().setdefault(name, getattr(import_module(f'{__name__}.{file}'), name))
 
 
 def __getattr__(name: str) -> Any:

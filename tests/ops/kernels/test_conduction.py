@@ -123,8 +123,8 @@ def test_compiles_without_a_graph_break():
 def test_opt_in(monkeypatch):
     x, decay = maps(7, 7, 8, torch.bfloat16)
     assert fits_kernels(x) and not fits_kernels(x.float())
-    fused, taken = heat.heat_conduct, []
-    monkeypatch.setattr(heat, 'heat_conduct', lambda *args: taken.append(1) or fused(*args))
+    fused, taken = heat_conduct, []
+    monkeypatch.setattr(heat.kernels, 'heat_conduct', lambda *args: taken.append(1) or fused(*args))
     for enabled in (None, True, False):
         context = nullcontext() if enabled is None else use_kernels(enabled)
         with context:
