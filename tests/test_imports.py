@@ -196,6 +196,12 @@ def test_import_mmvheat_is_light():
     modules_after('import mmvheat, importlib; importlib.invalidate_caches()')
 
 
+def test_import_caches_can_be_cleared_before_mmengine_is_imported():
+    assert 'mmengine' not in modules_after(
+        'import importlib, mmvheat; importlib.invalidate_caches()'
+    )
+
+
 @pytest.mark.parametrize('order', ['mmvheat, mmengine', 'mmengine, mmvheat', 'mmvheat, mmdet'])
 def test_what_mmvheat_registers_is_there_with_mmengine(order):
     """Whichever comes first: the plain name of the backbone, and the safe reader."""
