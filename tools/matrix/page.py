@@ -84,6 +84,8 @@ def render(results: dict) -> str:
     ]
     parts += ['## Tests that passed, by folder\n', table(['folder', *ran], rows)]
     parts += ['## What failed\n', failures(ran) or 'Nothing that was run.\n']
+    if partial := picked(ran):
+        parts += ['## Files of which a part was run\n', partial]
     parts += ['## Versions and machines\n', versions(ran)]
     return '\n'.join(parts)
 
@@ -111,6 +113,16 @@ def failures(ran: dict) -> str:
         for stack, record in ran.items()
         for file in record['files'].values()
         for test, reason in file['failures'].items()
+    )
+
+
+def picked(ran: dict) -> str:
+    """The files of which single tests were picked, and how."""
+    return ''.join(
+        f'- **{stack}**, `{name}`: `{file["picked_by"]}`\n'
+        for stack, record in ran.items()
+        for name, file in record['files'].items()
+        if 'picked_by' in file
     )
 
 

@@ -144,7 +144,11 @@ def try_stack(stack: Stack, tests: list[str]) -> bool | None:
     except SetupError as error:
         say(f'{start} failed: {error}')
         return False
+    # A call that picks single tests leaves the rest of their files unsaid.
+    picks = any(word in ('-k', '-m') or '::' in word for word in tests)
     for file in files.values():
+        if picks:
+            file['picked_by'] = ' '.join(tests)
         file.update(day=time.strftime('%Y-%m-%d'), cpu=cpu())
     # Read only now, for two calls may run side by side.
     results = load()

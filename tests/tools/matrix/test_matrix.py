@@ -119,6 +119,15 @@ def test_a_file_that_runs_again_replaces_its_result_alone(run, tmp_path, monkeyp
     assert '| `tests/small` | 1 in 1 file |' in run.PAGE.read_text()
 
 
+def test_a_part_of_a_file_is_shown_as_one(run):
+    run.main(['good', '--tests', 'tests/small/test_mixed.py', '-k', 'passes'])
+    assert (
+        '`tests/small/test_mixed.py`: `tests/small/test_mixed.py -k passes`' in run.PAGE.read_text()
+    )
+    run.main(['good', '--tests', 'tests/small/test_mixed.py'])
+    assert '-k passes' not in run.PAGE.read_text()
+
+
 def test_pytest_that_ends_early_is_a_failure(run, capsys):
     assert run.main(['good', '--tests', 'tests/gone']) == 1
     assert 'failed: pytest ended with status ' in capsys.readouterr().out
