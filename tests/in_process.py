@@ -60,7 +60,5 @@ def last_log(work_dir: Path | str) -> str:
 def last_metrics(work_dir: Path | str) -> dict[str, float]:
     """Read the metrics of the last test in a work dir."""
     newest = max(Path(work_dir).glob('2*/2*.json'), key=lambda path: path.stat().st_mtime_ns)
-    # Of several processes each writes this file (mmengine's LoggerHook), all at once: a longer text
-    # may show behind the end of a shorter one.
-    found, _ = json.JSONDecoder().raw_decode(newest.read_text())
+    found = json.loads(newest.read_text())
     return {name: value for name, value in found.items() if not name.endswith('time')}

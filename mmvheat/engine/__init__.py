@@ -10,6 +10,7 @@ from .checkpoint_hook import SafeCheckpointHook
 from .compile import CompileBackboneHook
 from .finite_hook import FiniteHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .logger_hook import MainLoggerHook
 from .resume import ExactResumeHook
 from .stack_fixes import apply_stack_fixes
 
@@ -19,6 +20,7 @@ __all__ = [
     'ExactResumeHook',
     'FiniteHook',
     'LayerDecayOptimWrapperConstructor',
+    'MainLoggerHook',
     'SafeCheckpointHook',
     'apply_stack_fixes',
 ]

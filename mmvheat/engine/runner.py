@@ -27,6 +27,7 @@ from .checkpoint_hook import SafeCheckpointHook, whole_or_absent
 from .dataset_fit import DATA_ERRORS, check_classes, check_samples, empty_data_errors
 from .distributed import start_cpu_group, start_loader_worker, uses_cpu
 from .finite_hook import FiniteHook
+from .logger_hook import MainLoggerHook
 from .resume import ExactResumeHook, SeededLoader
 from .weights_fit import WeightsFitHook
 
@@ -56,11 +57,14 @@ class CheckedRunner:
     """To be inherited before one of mmengine's Runners, whose arguments its methods take."""
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: Any = None) -> None:
-        """Register the hooks: mmengine's for checkpoints replaced by the safe one, and ours."""
+        """Register the hooks: mmengine's for checkpoints and logs replaced by ours, and others."""
         default_hooks = dict(default_hooks or {})
-        checkpoint = default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-        if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
-            default_hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+        default_hooks.setdefault('logger', dict(type='LoggerHook'))
+        for name, ours in (('checkpoint', SafeCheckpointHook), ('logger', MainLoggerHook)):
+            config, replaced = default_hooks[name], ours.__base__.__name__
+            if config and config.get('type') in (replaced, f'mmengine.{replaced}'):
+                default_hooks[name] = dict(config, type=ours)
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(WeightsFitHook())
         if not any(isinstance(hook, FiniteHook) for hook in self.hooks):
