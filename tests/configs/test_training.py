@@ -24,7 +24,7 @@ FILES = [
     path
     for path in sorted((ROOT / 'configs').glob('*/*.py'))
     if path.parent.name not in ('_base_', 'scale_out')
-    and not re.search('-(900|450|350)i_', path.stem)
+    and not re.search('-(800|400|300)i_', path.stem)
 ]
 
 

@@ -70,6 +70,7 @@ def test_the_full_length_trains_longer_and_must_reach_more(demo):
             assert f'-{end}i_' in path.name
             assert cfg.pop('train_cfg')['max_iters'] == cfg.pop('param_scheduler')[-1]['end'] == end
             cfg['default_hooks'].pop('checkpoint')
+            cfg['optim_wrapper']['optimizer'].pop('lr')
         assert pair[0] == pair[1]
 
 

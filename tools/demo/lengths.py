@@ -34,9 +34,9 @@ class Length:
 
 
 SHORT = Length(
-    classifier=_CONFIGS / 'vheat-mini_2xb16-900i_digits-64x64.py',
-    detector=_CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-450i_digit-scenes.py',
-    segmentor=_CONFIGS / 'vheat-mini_upernet_2xb4-350i_digit-scenes-128x128.py',
+    classifier=_CONFIGS / 'vheat-mini_2xb16-800i_digits-64x64.py',
+    detector=_CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-400i_digit-scenes.py',
+    segmentor=_CONFIGS / 'vheat-mini_upernet_2xb4-300i_digit-scenes-128x128.py',
     minutes=5,
     scratch_minutes=4,
     floors={'top-1': 90.0, 'box AP': 45.0, 'mask AP': 50.0, 'mIoU': 40.0},
