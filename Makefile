@@ -26,11 +26,13 @@ lock:  ## resolve the stack anew from pyproject.toml (LOCK_ARGS=--upgrade: to ne
 	  --no-annotate --custom-compile-command 'make lock' --extra dev --group setup $(LOCK_ARGS) \
 	  --output-file tools/setup/lock.txt pyproject.toml
 
-demo: setup  ## pretrain, convert, train and test detection and segmentation on real digits
-	@$(VENV) tools/demo/run.py
+DEMO_LENGTH = $(if $(filter-out 0,$(FULL)),--full)
+
+demo: setup  ## pretrain, convert, train and test on real digits (FULL=1 trains longer)
+	@$(VENV) tools/demo/run.py $(DEMO_LENGTH)
 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
-	@$(VENV) tools/demo/run.py --scratch
+	@$(VENV) tools/demo/run.py --scratch $(DEMO_LENGTH)
 
 # Two workers, each with whole files, whose tests share what they trained; the slow files first.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -38,7 +40,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 FAST := tests/ops tests/layers tests/models tests/checkpoint tests/test_doctests.py \
   tests/configs/test_training.py
 FAST_LEAVES_OUT := tests/ops/kernels tests/models/test_compile.py tests/models/test_counting.py
-FULL := tests/checkpoint/test_fuzz.py tests/tools/test_kills.py tests/ops tests/configs
+LONG := tests/checkpoint/test_fuzz.py tests/tools/test_kills.py tests/ops tests/configs
 
 test: lint  ## lint, then run all tests (PYTEST_ARGS="-k ops" replaces the default options)
 	@$(VENV) -m pytest $(PYTEST_ARGS)
@@ -47,7 +49,7 @@ test-fast: setup  ## a part of the tests in 90 seconds: core, checkpoints, a tin
 	@$(VENV) -m pytest $(PYTEST_ARGS) -m "not slow" $(FAST) $(FAST_LEAVES_OUT:%=--ignore=%)
 
 test-full: setup  ## the long checks: 4,201 mutated checkpoints, 20 kills of a training
-	@MMVHEAT_FULL=1 $(VENV) -m pytest $(FULL)
+	@MMVHEAT_FULL=1 $(VENV) -m pytest $(LONG)
 
 test-matrix: setup  ## the tests on other versions (MATRIX_ARGS=--list; docs/compatibility.md)
 	@$(VENV) tools/matrix/run.py $(MATRIX_ARGS)

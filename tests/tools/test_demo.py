@@ -3,11 +3,13 @@
 import importlib
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from rich.console import Console
 from torchvision.io import read_image, write_png
 
@@ -31,11 +33,11 @@ def console():
     return Console(file=io.StringIO(), width=100)
 
 
-def outcome(demo, scratch=False, **figures):
+def outcome(demo, scratch=False, full=False, **figures):
     values = dict(GOOD, **figures)
     if scratch:
         del values['top-1']
-    return demo.Outcome(scratch, 0, values, dict(SECONDS), ['a/picture.png'])
+    return demo.Outcome(scratch, 0, full, values, dict(SECONDS), ['a/picture.png'])
 
 
 def test_good_figures_pass_and_are_all_in_the_table(demo, console):
@@ -45,13 +47,31 @@ def test_good_figures_pass_and_are_all_in_the_table(demo, console):
     assert 'a/picture.png' in text
 
 
+@pytest.mark.parametrize('full', [False, True], ids=['short', 'full'])
 @pytest.mark.parametrize('name', ['top-1', 'box AP', 'mask AP', 'mIoU'])
-def test_each_floor_fails_the_run(demo, console, name):
-    low = sys.modules['report'].FLOORS[name] - 0.1
-    below = demo.report(outcome(demo, **{name: low, 'mIoU (TTA)': 99.0}), None, console)
-    assert below == [
-        f'{name} is {low:.1f}, below its floor of {sys.modules["report"].FLOORS[name]:.1f}'
+def test_each_floor_fails_the_run(demo, console, name, full):
+    floor = demo.length_of(full).floors[name]
+    run = outcome(demo, full=full, **{name: floor - 0.1, 'mIoU (TTA)': 99.0})
+    assert demo.report(run, None, console) == [
+        f'{name} is {floor - 0.1:.1f}, below its floor of {floor:.1f}'
     ]
+
+
+def test_the_full_length_trains_longer_and_must_reach_more(demo):
+    short, full = demo.length_of(False), demo.length_of(True)
+    assert all(full.floors[name] > floor for name, floor in short.floors.items())
+    assert full.minutes > short.minutes and full.scratch_minutes > short.scratch_minutes
+    for name in ('classifier', 'detector', 'segmentor'):
+        paths = [getattr(length, name) for length in (short, full)]
+        pair = [Config.fromfile(demo.TOP / path).to_dict() for path in paths]
+        iterations = [cfg.pop('max_iters') for cfg in pair]
+        assert iterations[0] < iterations[1]
+        for path, cfg, end in zip(paths, pair, iterations, strict=True):
+            assert f'-{end}i_' in path.name
+            assert cfg.pop('train_cfg')['max_iters'] == cfg.pop('param_scheduler')[-1]['end'] == end
+            cfg['default_hooks'].pop('checkpoint')
+            cfg['optim_wrapper']['optimizer'].pop('lr')
+        assert pair[0] == pair[1]
 
 
 def test_augmentation_must_not_hurt(demo, console):
@@ -59,22 +79,26 @@ def test_augmentation_must_not_hurt(demo, console):
     assert line.startswith('mIoU (TTA) is 71.9, below')
 
 
-@pytest.mark.parametrize(('scratch', 'fails'), [(62.0, False), (62.1, True)])
-def test_pretraining_must_bring_ten_points(demo, console, scratch, fails):
-    run = outcome(demo, scratch=True, mIoU=scratch)
-    assert bool(demo.report(run, outcome(demo), console)) is fails
+@pytest.mark.parametrize('full', [False, True], ids=['short', 'full'])
+@pytest.mark.parametrize(('missing', 'fails'), [(0.0, False), (0.1, True)])
+def test_pretraining_must_bring_points(demo, console, full, missing, fails):
+    scratch = GOOD['mIoU'] - demo.length_of(full).least_gain + missing
+    run = outcome(demo, scratch=True, full=full, mIoU=scratch)
+    assert bool(demo.report(run, outcome(demo, full=full), console)) is fails
 
 
 def test_a_run_from_scratch_has_no_floors_of_its_own(demo, console):
     assert demo.report(outcome(demo, scratch=True, mIoU=20.0), None, console) == []
 
 
-def test_only_a_run_of_the_same_seed_is_a_reference(demo, tmp_path):
+def test_only_a_run_of_the_same_seed_and_length_is_a_reference(demo, tmp_path):
     path = tmp_path / 'results.json'
-    assert demo.load_reference(path, 0) is None
-    path.write_text(json.dumps({'scratch': False, 'seed': 3, 'figures': {'mIoU': 70.0}}))
-    assert demo.load_reference(path, 3).figures == {'mIoU': 70.0}
-    assert demo.load_reference(path, 0) is None
+    assert demo.load_reference(path, 3, True) is None
+    run = {'scratch': False, 'seed': 3, 'full': True, 'figures': {'mIoU': 70.0}}
+    path.write_text(json.dumps(run))
+    assert demo.load_reference(path, 3, True).figures == {'mIoU': 70.0}
+    assert demo.load_reference(path, 0, True) is None
+    assert demo.load_reference(path, 3, False) is None
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,38 @@ def test_mistakes_are_one_line(demo, capsys, arguments):
     error = capsys.readouterr().err
     assert status == 2
     assert error.startswith('error: ') and error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('setting', 'flags'), [([], []), (['FULL=1'], ['--full']), (['FULL=0'], [])]
+)
+def test_make_chooses_the_length(demo, setting, flags):
+    command = ['make', '-n', 'demo', 'demo-scratch', *setting]
+    done = subprocess.run(command, cwd=demo.TOP, capture_output=True, text=True, check=True)
+    calls = [line.split()[2:] for line in done.stdout.splitlines() if 'tools/demo/run.py' in line]
+    assert calls == [flags, ['--scratch', *flags]]
+
+
+def test_the_first_picture_shows_the_data_and_their_labels(demo, tmp_path):
+    """Digits, scenes, and scenes that differ where they are labelled."""
+    from digits import prepare_digits
+
+    root = prepare_digits(
+        tmp_path / 'digits', num_train_digits=60, num_val_digits=1, train_renders=1,
+        num_train_scenes=2, num_val_scenes=1,
+    )  # fmt: skip
+    out = importlib.import_module('pictures').draw_data(root, tmp_path / 'data.png', scenes=2)
+    picture = read_image(str(out))
+    side = 3 * 128
+    assert picture.shape == (3, 3 * (side + 4) + 4, 2 * (side + 4) + 4)
+    digits, scenes, labelled = picture[:, 4:, 4:-4].unfold(1, side, side + 4).unbind(1)
+    coco = json.loads((root / 'scenes' / 'annotations' / 'instances_train.json').read_text())
+    changed = (scenes != labelled).any(0).T
+    for annotation in coco['annotations']:
+        if annotation['image_id'] == 1:
+            left, top, width, height = (int(3 * value) for value in annotation['bbox'])
+            assert changed[top : top + height, left : left + width].float().mean() > 0.1
+    assert not torch.equal(digits, scenes)
 
 
 def test_pictures_show_truth_and_prediction(demo, tmp_path):

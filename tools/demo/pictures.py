@@ -14,13 +14,35 @@ from torch import Tensor
 from torchvision.io import read_image, write_png
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-__all__ = ['draw_detections', 'draw_segmentations']
+__all__ = ['draw_data', 'draw_detections', 'draw_segmentations']
 
 _COLOURS = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
     (145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212),
 ]  # fmt: skip
 _SCALE = 3
+
+
+def draw_data(root: Path, out: Path, scenes: int = 6) -> Path:
+    """Draw single digits above, scenes in the middle and below the scenes with their labels.
+
+    Args:
+        root: Folder that ``prepare_digits`` made.
+        out: PNG file to write.
+        scenes: How many scenes; four digits above each.
+    """
+    coco = _quiet_coco(root / 'scenes' / 'annotations' / 'instances_train.json')
+    # The first rendering of each source, so that a digit is seen once.
+    files = [sorted((root / 'cls' / 'train' / f'{n}').glob('*_0.png')) for n in range(10)]
+    digits = [
+        _label_digit(read_image(str(files[n % 10][n // 10])), n % 10) for n in range(4 * scenes)
+    ]
+    columns = []
+    for column, info in enumerate(coco.loadImgs(coco.getImgIds()[:scenes])):
+        image = _enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
+        four = make_grid(digits[4 * column : 4 * column + 4], nrow=2, padding=0)
+        columns.append([four, image, _draw_truth(image, coco, info['id'])])
+    return _write_grid(columns, out)
 
 
 def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int = 6) -> Path:
@@ -38,11 +60,6 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
     columns = []
     for sample in samples:
         image = _enlarge(read_image(sample['img_path']))
-        truth = coco.loadAnns(coco.getAnnIds(sample['img_id']))
-        boxes = torch.tensor([a['bbox'] for a in truth], dtype=torch.float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        names = [coco.cats[a['category_id']]['name'] for a in truth]
-        true_masks = [coco.annToMask(a) for a in truth]
         found = sample['pred_instances']
         keep = found['scores'] > 0.5
         masks = [
@@ -52,7 +69,7 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
         columns.append(
             [
                 image,
-                _draw_instances(image, boxes, true_masks, names),
+                _draw_truth(image, coco, sample['img_id']),
                 _draw_instances(image, found['bboxes'][keep], masks, labels),
             ]
         )
@@ -90,6 +107,23 @@ def _enlarge(image: Tensor) -> Tensor:
     return image.repeat_interleave(_SCALE, -1).repeat_interleave(_SCALE, -2)
 
 
+def _label_digit(image: Tensor, digit: int) -> Tensor:
+    """Enlarge a picture of one digit and put its label into the corner."""
+    image = _enlarge(image)
+    height, width = image.shape[-2:]
+    box = torch.tensor([[0, 0, width - 1, height - 1]])
+    return _draw_boxes(image, box, [f'{digit}'])
+
+
+def _draw_truth(image: Tensor, coco: COCO, image_id: int) -> Tensor:
+    """Draw what a COCO file says of an image on its enlarged picture."""
+    truth = coco.loadAnns(coco.getAnnIds(image_id))
+    boxes = torch.tensor([a['bbox'] for a in truth], dtype=torch.float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    names = [coco.cats[a['category_id']]['name'] for a in truth]
+    return _draw_instances(image, boxes, [coco.annToMask(a) for a in truth], names)
+
+
 def _draw_instances(
     image: Tensor, boxes: Tensor, masks: list[np.ndarray], names: list[str]
 ) -> Tensor:
@@ -101,8 +135,14 @@ def _draw_instances(
         # One after the other: drawn at once, overlapping masks would mix to brown.
         enlarged = _enlarge(torch.from_numpy(mask).bool())
         image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=colour)
+    return _draw_boxes(image, boxes * _SCALE, names)
+
+
+def _draw_boxes(image: Tensor, boxes: Tensor, names: list[str]) -> Tensor:
+    """Draw boxes with the names of their digits, each digit in its colour."""
+    colours = [_COLOURS[int(name)] for name in names]
     return draw_bounding_boxes(
-        image, boxes * _SCALE, names, colours, width=2, font=findfont('DejaVu Sans'), font_size=18
+        image, boxes, names, colours, width=2, font=findfont('DejaVu Sans'), font_size=18
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from commands import run_command
+from lengths import length_of
 from progress import StepProgress
 from report import Outcome, load_reference, report
 from rich.console import Console
@@ -24,11 +25,7 @@ from mmvheat.cli.config import writable_folder
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.append(str(TOP / 'tools'))
-CONFIGS = TOP / 'configs' / 'demo'
-CLASSIFIER = CONFIGS / 'vheat-mini_2xb16-3000i_digits-64x64.py'
-DETECTOR = CONFIGS / 'mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes.py'
-SEGMENTOR = CONFIGS / 'vheat-mini_upernet_2xb4-600i_digit-scenes-128x128.py'
-
+DATA = TOP / 'data' / 'digits'
 PROCESSES = '2'
 
 
@@ -39,12 +36,16 @@ class Demo:
         work_dir: Folder of all its output.
         scratch: Train downstream without the pretrained backbone.
         seed: Seed of all trainings.
+        full: Train longer, to better figures.
         console: Where progress goes.
     """
 
-    def __init__(self, work_dir: Path, scratch: bool, seed: int, console: Console) -> None:
+    def __init__(
+        self, work_dir: Path, scratch: bool, seed: int, full: bool, console: Console
+    ) -> None:
         self.work_dir = work_dir
-        self.outcome = Outcome(scratch, seed)
+        self.outcome = Outcome(scratch, seed, full)
+        self.length = length_of(full)
         self.console = console
         self._steps = 7 if scratch else 10
         self._number = 0
@@ -52,25 +53,27 @@ class Demo:
 
     def run(self) -> Outcome:
         """Do all steps and keep the outcome."""
-        figures = self.outcome.figures
+        figures, length = self.outcome.figures, self.length
         with self._step('Draw digits and scenes', 'data'):
             self._prepare()
         if not self.outcome.scratch:
-            classifier = self._train('Pretrain a classifier on single digits', CLASSIFIER, 'cls')
-            logged = self._test('Test the classifier', CLASSIFIER, classifier, 'cls-test')
+            classifier = self._train(
+                'Pretrain a classifier on single digits', length.classifier, 'cls'
+            )
+            logged = self._test('Test the classifier', length.classifier, classifier, 'cls-test')
             figures['top-1'] = logged['accuracy/top1']
             self._convert(classifier)
 
-        detector = self._train('Train Mask R-CNN on scenes', DETECTOR, 'det')
-        logged = self._test('Test Mask R-CNN', DETECTOR, detector, 'det-test')
+        detector = self._train('Train Mask R-CNN on scenes', length.detector, 'det')
+        logged = self._test('Test Mask R-CNN', length.detector, detector, 'det-test')
         figures['box AP'] = 100 * logged['coco/bbox_mAP']
         figures['mask AP'] = 100 * logged['coco/segm_mAP']
 
-        segmentor = self._train('Train UperNet on scenes', SEGMENTOR, 'seg')
-        logged = self._test('Test UperNet', SEGMENTOR, segmentor, 'seg-test')
+        segmentor = self._train('Train UperNet on scenes', length.segmentor, 'seg')
+        logged = self._test('Test UperNet', length.segmentor, segmentor, 'seg-test')
         figures['mIoU'] = logged['mIoU']
         title = 'Test UperNet with test-time augmentation'
-        logged = self._test(title, SEGMENTOR, segmentor, 'seg-tta', '--tta')
+        logged = self._test(title, length.segmentor, segmentor, 'seg-tta', '--tta')
         figures['mIoU (TTA)'] = logged['mIoU']
 
         with self._step('Draw predictions', 'pictures'):
@@ -94,23 +97,26 @@ class Demo:
         self.console.print(f'      done in {seconds:.0f} s{written}', highlight=False)
 
     def _prepare(self) -> None:
-        """Make the data, unless they are there."""
+        """Make the data, unless they are there, and show some."""
         from digits import prepare_digits
+        from pictures import draw_data
 
         with StepProgress(self.console, 'images') as progress:
-            prepare_digits(TOP / 'data' / 'digits', progress=progress.update)
+            prepare_digits(DATA, progress=progress.update)
+        picture = draw_data(DATA, self.work_dir / 'data.png')
+        self.console.print(f'      picture of digits and scenes: {picture}', highlight=False)
 
     def _train(self, title: str, config: Path, name: str) -> Path:
         """Train through ``dist_train.sh``; return the last checkpoint."""
         folder = self.work_dir / name
         options = [f'randomness.seed={self.outcome.seed}']
-        if config != CLASSIFIER:
+        if config != self.length.classifier:
             options.append(
                 'model.backbone.init_cfg=None'
                 if self.outcome.scratch
                 else f'model.backbone.init_cfg.checkpoint={self._converted}'
             )
-        command = ['bash', 'tools/dist_train.sh', str(config.relative_to(TOP)), PROCESSES]
+        command = ['bash', 'tools/dist_train.sh', str(config), PROCESSES]
         command += ['--work-dir', str(folder), '--cfg-options', *options]
         with self._step(title, name) as log:
             run_command(command, TOP, log, self.console)
@@ -121,7 +127,7 @@ class Demo:
     ) -> dict[str, float]:
         """Test through ``dist_test.sh``, keep the predictions, return the figures it logged."""
         folder = self.work_dir / name
-        command = ['bash', 'tools/dist_test.sh', str(config.relative_to(TOP)), str(checkpoint)]
+        command = ['bash', 'tools/dist_test.sh', str(config), str(checkpoint)]
         command += [PROCESSES, '--work-dir', str(folder)]
         command += ['--out', str(folder / 'predictions.pkl'), *flags]
         with self._step(title, name) as log:
@@ -140,7 +146,7 @@ class Demo:
         """Draw predictions beside the truth."""
         from pictures import draw_detections, draw_segmentations
 
-        scenes = TOP / 'data' / 'digits' / 'scenes'
+        scenes = DATA / 'scenes'
         pictures = [
             draw_detections(
                 self.work_dir / 'det-test' / 'predictions.pkl',
@@ -162,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--scratch', action='store_true', help='train downstream without the pretrained backbone'
     )
+    parser.add_argument('--full', action='store_true', help='train longer, to better figures')
     parser.add_argument('--seed', type=int, default=0, help='seed of all trainings (0)')
     parser.add_argument(
         '--work-dir',
@@ -178,11 +185,15 @@ def main(argv: list[str] | None = None) -> int:
             console.print(f'Removing the last run in {work_dir}', highlight=False)
             shutil.rmtree(work_dir)
         writable_folder(str(work_dir), '--work-dir')
-        console.print('About 11 minutes on two CPU cores; Ctrl-C stops it.', highlight=False)
-        outcome = Demo(work_dir, args.scratch, args.seed, console).run()
+        length = length_of(args.full)
+        minutes = length.scratch_minutes if args.scratch else length.minutes
+        console.print(
+            f'About {minutes} minutes on two CPU cores; Ctrl-C stops it.', highlight=False
+        )
+        outcome = Demo(work_dir, args.scratch, args.seed, args.full, console).run()
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f'the logs are in {work_dir / "logs"}') from stop
-    reference = load_reference(top / 'pretrained' / 'results.json', args.seed)
+    reference = load_reference(top / 'pretrained' / 'results.json', args.seed, args.full)
     below = report(outcome, reference if args.scratch else None, console)
     for line in below:
         print(f'error: {line}', file=sys.stderr)
