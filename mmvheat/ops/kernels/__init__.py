@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,8 +24,6 @@ __all__ = [
 ]
 
 _enabled = os.environ.get('MMVHEAT_KERNELS') == '1'
-_HAS_TRITON = find_spec('triton') is not None
-_INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 # Where the functions are that import Triton.
 _FUNCTIONS = {'fits_kernels': 'conduction', 'heat_conduct': 'conduction', 'norm_gate': 'gated_norm'}
 
@@ -46,7 +43,10 @@ def __getattr__(name: str) -> Any:
 
 def kernels_available(device: torch.device | str) -> bool:
     """Whether the kernels run on a device: Triton is there, and a GPU or Triton's interpreter."""
-    return _HAS_TRITON and (torch.device(device).type == 'cuda' or _INTERPRETED)
+    # Triton is imported where somebody asks for it, not with the package.
+    from .optional_triton import HAS_TRITON, INTERPRETED
+
+    return HAS_TRITON and (torch.device(device).type == 'cuda' or INTERPRETED)
 
 
 def kernels_enabled(device: torch.device | str) -> bool:
