@@ -23,7 +23,6 @@ PIP_TO_UV = {
     'index-url': 'UV_DEFAULT_INDEX',
     'extra-index-url': 'UV_INDEX',
     'find-links': 'UV_FIND_LINKS',
-    'no-index': 'UV_NO_INDEX',
     'trusted-host': 'UV_INSECURE_HOST',
     'cert': 'SSL_CERT_FILE',
     'timeout': 'UV_HTTP_TIMEOUT',
