@@ -156,20 +156,59 @@ class VHeat(BaseModule):
         # A map of one column or channel can be both.
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         keeps_layout = channels_last and not x.is_contiguous()
-        last = max(self.out_indices)
-        stages = self.layers[: last + 1]
-        kept = self._kept_decays(x, stages)
+        maps = self.raw_maps(x, self.out_indices)
+        outs = []
+        for i in self.out_indices:
+            out = getattr(self, f'outnorm{i}')(maps[i]).permute(0, 3, 1, 2)
+            # Not only a view: mmcv's compiled ops read a map's memory as channels first.
+            outs.append(out if keeps_layout else out.contiguous())
+        return tuple(outs)
+
+    def raw_maps(self, x: Tensor, stages: Sequence[int]) -> dict[int, Tensor]:
+        """Extract the maps of stages as they are, before any output norm.
+
+        Args:
+            x: Images of shape (B, in_channels, H, W), checked by the caller.
+            stages: Stages from 0 whose maps are wanted; those behind the last are not run.
+
+        Returns:
+            Map of shape (B, ceil(H / 2^(2+i)), ceil(W / 2^(2+i)), dims[i]) by stage i.
+        """
+        last = max(stages)
+        layers = self.layers[: last + 1]
+        kept = self._kept_decays(x, layers)
         x = self.patch_embed(x)
-        outs = {}
-        for i, stage in enumerate(stages):
+        maps = {}
+        for i, stage in enumerate(layers):
             x = stage(x, None if self.freq_embed is None else self.freq_embed[i], kept[i])
-            if i in self.out_indices:
-                out = getattr(self, f'outnorm{i}')(x).permute(0, 3, 1, 2)
-                # Not only a view: mmcv's compiled ops read a map's memory as channels first.
-                outs[i] = out if keeps_layout else out.contiguous()
+            if i in stages:
+                maps[i] = x
             if i < last:
                 x = stage.downsample(x)
-        return tuple(outs[i] for i in self.out_indices)
+        return maps
+
+    def keep_stages(self, count: int) -> None:
+        """Drop all stages behind the first ones, with their embeddings and output norms.
+
+        Args:
+            count: How many stages stay, from 1. Of ``out_indices`` those of later stages go.
+
+        Raises:
+            UserError: If the backbone has fewer.
+        """
+        if not 1 <= count <= len(self.layers):
+            raise UserError(f'keep 1 to {len(self.layers)} stages, got {count}')
+        self.layers, last = self.layers[:count], self.layers[count - 1]
+        if self.freq_embed is not None:
+            self.freq_embed = self.freq_embed[:count]
+        del last[last.depth :]
+        for i in self.out_indices:
+            if i >= count:
+                delattr(self, f'outnorm{i}')
+        self.out_indices = tuple(i for i in self.out_indices if i < count)
+        self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(2 ** (2 + i) for i in self.out_indices)
+        self.clear_decay_cache()
 
     def clear_decay_cache(self) -> None:
         """Drop the decays that inference keeps, and free their memory.
