@@ -72,9 +72,9 @@ CONFIGS = {
         'own_data/mask-rcnn_vheat-t_fpn_coco-folder': ('Mask R-CNN', 'tiny', 10, 512, _TINY),
         'own_data/vheat-t_upernet_image-mask-folders': ('UperNet', 'tiny', 11, 512, _TINY),
         'scale_out/mask-rcnn_vheat-b_fsdp_fpn_1x_coco': ('Mask R-CNN', 'base', 80, 512, _BASE),
-        'demo/vheat-mini_2xb16-800i_digits-64x64': ('classifier', 'mini', 10, 64, None),
+        'demo/vheat-mini_2xb16-700i_digits-64x64': ('classifier', 'mini', 10, 64, None),
         'demo/vheat-mini_2xb16-3000i_digits-64x64': ('classifier', 'mini', 10, 64, None),
-        'demo/mask-rcnn_vheat-mini_fpn_2xb4-400i_digit-scenes': (
+        'demo/mask-rcnn_vheat-mini_fpn_2xb4-300i_digit-scenes': (
             'Mask R-CNN', 'mini', 10, 128, _DEMO,
         ),
         'demo/mask-rcnn_vheat-mini_fpn_2xb4-1200i_digit-scenes': (

@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 FILES = [
     path
     for path in sorted((ROOT / 'configs').glob('*/*.py'))
-    if path.parent.name not in ('_base_', 'scale_out')
-    and not re.search('-(800|400|300)i_', path.stem)
+    if path.parent.name not in ('_base_', 'scale_out') and not re.search('-(700|300)i_', path.stem)
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from joblib import Parallel, delayed
 from pycocotools import mask as coco_mask
 
 from .drawing import Digits, Instance, compose_portrait, compose_scene, load_digits
@@ -16,6 +17,8 @@ __all__ = ['build_digits', 'coco_annotation', 'coco_file']
 
 _SPLITS = ('train', 'val')
 _PORTRAIT, _SCENE = range(2)
+# Images from which on starting processes takes less time than they save.
+_MANY = 4000
 # Half the time of opencv's default, the same size: grain leaves nothing for a dictionary to find.
 _PNG_OPTIONS = (
     cv2.IMWRITE_PNG_COMPRESSION,
@@ -63,18 +66,25 @@ def build_digits(
         if progress is not None:
             progress(done, total)
 
+    draw = Parallel(-1 if total >= _MANY else 1, return_as='generator')
     instances = {}
     for split in _SPLITS:
         target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
-        for index in range(len(digits[split].labels)):
-            _write_portraits(target, digits[split], renders[split], spec, split, index)
+        write = delayed(_write_portraits)
+        for _ in draw(
+            write(target, digits[split], renders[split], spec, split, index)
+            for index in range(len(digits[split].labels))
+        ):
             advance(renders[split])
     annotations = _make_folders(folder / 'scenes' / 'annotations')
     for split in _SPLITS:
         target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
+        write = delayed(_write_scene)
         members = []
-        for index in range(scenes[split]):
-            members.append(_write_scene(target, digits[split], spec, split, index))
+        for member in draw(
+            write(target, digits[split], spec, split, index) for index in range(scenes[split])
+        ):
+            members.append(member)
             advance(1)
         document = coco_file(members, spec.scene.scene_size)
         (annotations / f'instances_{split}.json').write_text(json.dumps(document))

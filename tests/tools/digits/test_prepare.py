@@ -102,6 +102,12 @@ def test_bytes_depend_on_the_seed_alone(digits_root, tiny, tmp_path):
     assert contents(again) == contents(digits_root)
 
 
+def test_bytes_do_not_depend_on_the_processes(digits_root, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr('digits.build._MANY', 0)
+    again = prepare_digits(tmp_path / 'again', **tiny)
+    assert contents(again) == contents(digits_root)
+
+
 def test_another_seed_draws_everything_anew(digits_root, tiny, tmp_path):
     old = contents(digits_root)
     new = contents(prepare_digits(tmp_path / 'other', seed=1, **tiny))
