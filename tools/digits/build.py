@@ -1,13 +1,19 @@
 """Every image and annotation of the embedded data, written below one folder."""
 
 import json
-from collections.abc import Callable, Iterable
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
 import numpy as np
-from joblib import Parallel, delayed
 from pycocotools import mask as coco_mask
 
 from .drawing import Digits, Instance, compose_portrait, compose_scene, load_digits
@@ -66,30 +72,51 @@ def build_digits(
         if progress is not None:
             progress(done, total)
 
-    draw = Parallel(-1 if total >= _MANY else 1, return_as='generator')
     instances = {}
-    for split in _SPLITS:
-        target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
-        write = delayed(_write_portraits)
-        for _ in draw(
-            write(target, digits[split], renders[split], spec, split, index)
-            for index in range(len(digits[split].labels))
-        ):
-            advance(renders[split])
     annotations = _make_folders(folder / 'scenes' / 'annotations')
-    for split in _SPLITS:
-        target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
-        write = delayed(_write_scene)
-        members = []
-        for member in draw(
-            write(target, digits[split], spec, split, index) for index in range(scenes[split])
-        ):
-            members.append(member)
-            advance(1)
-        document = coco_file(members, spec.scene.scene_size)
-        (annotations / f'instances_{split}.json').write_text(json.dumps(document))
-        instances[split] = len(document['annotations'])
+    with _mapping(total) as map_all:
+        for split in _SPLITS:
+            target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
+            write = partial(_write_portraits, target, digits[split], renders[split], spec, split)
+            for _ in map_all(write, range(len(digits[split].labels))):
+                advance(renders[split])
+        for split in _SPLITS:
+            target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
+            write = partial(_write_scene, target, digits[split], spec, split)
+            members = []
+            for member in map_all(write, range(scenes[split])):
+                members.append(member)
+                advance(1)
+            document = coco_file(members, spec.scene.scene_size)
+            (annotations / f'instances_{split}.json').write_text(json.dumps(document))
+            instances[split] = len(document['annotations'])
     return instances
+
+
+@contextmanager
+def _mapping(images: int) -> Iterator[Callable]:
+    """Give a ``map`` over indices: one that uses all cores, where that many images are drawn."""
+    if images < _MANY:
+        yield map
+        return
+    # Not forked: opencv has threads.
+    with ProcessPoolExecutor(mp_context=get_context('spawn'), initializer=_serve_parent) as pool:
+        try:
+            yield partial(pool.map, chunksize=16)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _serve_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _make_folders(parent: Path, names: tuple[str, ...] = ('',)) -> Path:
