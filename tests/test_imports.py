@@ -22,6 +22,7 @@ CORE = {
     'checkpoint': {'torch', 'numpy', 'safetensors', 'filelock', 'rich'},
     'registry': {'mmengine'},
     'models': {'torch', 'mmengine'},
+    'hub': {'torch', 'huggingface_hub'},
 }
 # What any room may use, but for those that need torch alone.
 COMMON = {'errors', 'registry'}
@@ -32,7 +33,7 @@ EXCEPTIONS = {('safe_globals.py', 'mmengine.logging')}
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv')
 NOT_NEEDED = (
     *TASK_LIBRARIES, 'triton', 'timm', 'torchvision', 'sklearn', 'scipy', 'safetensors', 'yacs',
-    'pycocotools',
+    'pycocotools', 'huggingface_hub',
 )  # fmt: skip
 
 
@@ -247,9 +248,15 @@ assert 'torch._dynamo' not in sys.modules, 'the compiler, which takes a second t
 from mmengine.registry import MODELS
 model = MODELS.build(dict(type='mmvheat.VHeat', arch=dict(depths=(1, 1), dims=4), out_indices=1))
 print(tuple(model(torch.zeros(1, 3, 30, 16))[0].shape))
+try:
+    import mmvheat.hub
+except ImportError as error:
+    print(error)
 """
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == '(1, 8, 4, 2)'
+    shape, needed = done.stdout.splitlines()
+    assert shape == '(1, 8, 4, 2)'
+    assert needed.startswith('mmvheat.hub needs huggingface_hub: install the extra `hub`')

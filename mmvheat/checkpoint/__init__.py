@@ -14,6 +14,7 @@ _FILES = {
         'TASKS',
         'as_mmengine_checkpoint',
         'change_form',
+        'classifier_state',
         'convert_state_dict',
     ),
     'describe': ('Backbone', 'Description', 'describe_checkpoint'),

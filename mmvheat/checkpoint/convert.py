@@ -15,6 +15,7 @@ from .names import (
     BACKBONE,
     EMBEDDING,
     OPERATOR,
+    OUTPUT_NORM,
     TO_K_WEIGHT,
     backbone_prefix,
     embedding_name,
@@ -33,6 +34,7 @@ __all__ = [
     'as_mmengine_checkpoint',
     'as_size',
     'change_form',
+    'classifier_state',
     'convert_state_dict',
     'rename',
 ]
@@ -223,6 +225,31 @@ def as_mmengine_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def classifier_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take what a classifier consists of out of any vHeat state dict, by mmpretrain's names.
+
+    Args:
+        tensors: State dict of a vHeat classifier, backbone, detector or segmentor in the training
+            form, with the published names or mmengine's, under any prefix.
+
+    Returns:
+        The backbone under 'backbone.', of its output norms the last alone, and a classifier's head
+        ('head.fc'); of other models no head. Tensors share their memory with the source's.
+
+    Raises:
+        UserError: If the model is no vHeat, is incomplete, or folded for inference.
+    """
+    model = _Model(tensors)
+    names, _ = model.rename()
+    last_norm = f'{BACKBONE}outnorm{model.last_stage}.'
+    return {
+        new: tensors[old].detach()
+        for old, new in names.items()
+        if new.startswith((BACKBONE, 'head.'))
+        and (new.startswith(last_norm) or not OUTPUT_NORM.fullmatch(new, len(BACKBONE)))
+    }
+
+
 class _Model:
     """A vHeat in a state dict, with whatever stands around it.
 
@@ -270,7 +297,7 @@ class _Model:
                         f'{embed.size(2)} channels: give a checkpoint of one vHeat model'
                     )
 
-    def rename(self, form: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    def rename(self, form: str | None = None) -> tuple[dict[str, str], dict[str, str]]:
         """Decide on every tensor: the new names by the old ones, and why others are dropped."""
         if form is None:
             form = 'classification' if has_classifier(self.olds, self.prefix) else 'downstream'

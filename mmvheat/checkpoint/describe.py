@@ -10,7 +10,7 @@ from torch import Size, Tensor
 
 from mmvheat.errors import UserError
 
-from .formats import RESUMABLE_ENTRIES, SourceState, find_state_dict, metadata
+from .formats import RESUMABLE_ENTRIES, SourceState, class_names, find_state_dict, metadata
 from .names import (
     BACKBONE,
     EMBEDDING,
@@ -151,7 +151,7 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], key: str | None = None) -
         wrappers=any(old != name for old, name in unwrapped.items()),
         kind=model_kind(names),
         num_classes=count_classes(names),
-        class_names=_class_names(checkpoint),
+        class_names=tuple(shown(name, 40) for name in class_names(checkpoint)),
         dtypes=dict(Counter(str(t.dtype).removeprefix('torch.') for t in tensors.values())),
         parameters=sum(tensor.numel() for tensor in counted.values()),
         progress=_progress(checkpoint),
@@ -293,15 +293,6 @@ def _summary(value: Any) -> str:
     if isinstance(value, (int, float, str)) or value is None:
         return shown(value, 40)
     return type(value).__name__
-
-
-def _class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read the names of the classes off mmengine's or mmcv's metadata."""
-    meta = metadata(checkpoint)
-    dataset = meta.get('dataset_meta')
-    dataset = dataset if isinstance(dataset, Mapping) else {}
-    names = dataset.get('classes') or dataset.get('CLASSES') or meta.get('CLASSES') or ()
-    return tuple(shown(name, 40) for name in names) if isinstance(names, (list, tuple)) else ()
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> dict[str, int]:

@@ -11,7 +11,14 @@ from mmvheat.errors import UserError
 
 from .names import shown
 
-__all__ = ['RESUMABLE_ENTRIES', 'SourceState', 'class_metadata', 'find_state_dict', 'metadata']
+__all__ = [
+    'RESUMABLE_ENTRIES',
+    'SourceState',
+    'class_metadata',
+    'class_names',
+    'find_state_dict',
+    'metadata',
+]
 
 # What a checkpoint holds that mmengine resumes a training from.
 RESUMABLE_ENTRIES = ('state_dict', 'meta', 'message_hub', 'optimizer')
@@ -124,3 +131,12 @@ def class_metadata(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Take what a test reads off a checkpoint from its ``meta``: names and colours of classes."""
     meta = metadata(checkpoint)
     return {name: meta[name] for name in _CLASS_METADATA if meta.get(name) is not None}
+
+
+def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read the names of the classes off mmengine's or mmcv's metadata; empty if there are none."""
+    meta = metadata(checkpoint)
+    dataset = meta.get('dataset_meta')
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    names = dataset.get('classes') or dataset.get('CLASSES') or meta.get('CLASSES') or ()
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()

@@ -12,9 +12,9 @@ from mmvheat.checkpoint import Description, describe_checkpoint, read_checkpoint
 from mmvheat.checkpoint.io.download import local_file
 from mmvheat.checkpoint.io.reading import about_file
 from mmvheat.errors import first_names
-from mmvheat.models.arch import ARCHS
+from mmvheat.models.arch import ARCHS, arch_name
 
-from .matching_configs import Use, arch_name, config_folder, find_uses
+from .matching_configs import Use, config_folder, find_uses
 
 __all__ = ['inspect']
 

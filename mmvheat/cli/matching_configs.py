@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmvheat.checkpoint import Backbone, Description
 from mmvheat.checkpoint.names import BACKBONE
-from mmvheat.models.arch import ARCHS, VHeatArch
+from mmvheat.models.arch import ARCHS, VHeatArch, is_arch
 
-__all__ = ['CONFIGS', 'ConfigFacts', 'Use', 'arch_name', 'config_folder', 'find_uses']
+__all__ = ['CONFIGS', 'ConfigFacts', 'Use', 'config_folder', 'find_uses']
 
 _MINI = VHeatArch(depths=(1, 1, 2, 1), dims=32)
 _TINY, _SMALL, _BASE = (f'checkpoints/vheat-{name}_in1k_512px.pth' for name in ARCHS)
@@ -111,18 +111,6 @@ def config_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def arch_name(backbone: Backbone) -> str | None:
-    """Name a backbone as configs do: 'tiny', 'small', 'base', or None for another."""
-    return next((name for name, arch in ARCHS.items() if _same_arch(backbone, arch)), None)
-
-
-def _same_arch(backbone: Backbone, arch: VHeatArch) -> bool:
-    scaled = arch.layer_scale_init_value is not None
-    same_mlps = set(backbone.mlp_ratios) == {arch.mlp_ratio}
-    same_sizes = (backbone.depths, backbone.dims) == (arch.depths, arch.dims)
-    return same_sizes and same_mlps and backbone.layer_scale == scaled
-
-
 def find_uses(description: Description, file: str, key: str | None = None) -> list[Use]:
     """Find what a checkpoint serves for, by kind of model, architecture and number of classes.
 
@@ -147,7 +135,7 @@ def find_uses(description: Description, file: str, key: str | None = None) -> li
     alike = {
         path: facts
         for path, facts in CONFIGS.items()
-        if facts.kind == description.kind and _same_arch(backbone, facts.arch)
+        if facts.kind == description.kind and is_arch(backbone, facts.arch)
     }
     same = tuple(p for p, facts in alike.items() if facts.num_classes == description.num_classes)
     others = tuple(path for path in alike if path not in same)
@@ -177,7 +165,7 @@ def _pretraining(description: Description, backbone: Backbone, file: str, entry:
         return []
     groups: dict[tuple[str, int], list[str]] = {}
     for path, facts in CONFIGS.items():
-        if facts.pretrained and _same_arch(backbone, facts.arch):
+        if facts.pretrained and is_arch(backbone, facts.arch):
             groups.setdefault((facts.pretrained, facts.img_size), []).append(path)
     if not backbone.image_size:
         return []

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from mmvheat.checkpoint import Backbone
 from mmvheat.errors import UserError
 
-__all__ = ['ARCHS', 'VHeatArch', 'resolve_arch']
+__all__ = ['ARCHS', 'VHeatArch', 'arch_name', 'is_arch', 'resolve_arch']
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,16 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
         wrong = [f'unknown {key}' for key in unknown] + [f'no {key}' for key in missing]
         raise UserError(f'arch has {", ".join(wrong)}: its keys are {", ".join(known)}')
     return VHeatArch(**arch)
+
+
+def arch_name(backbone: Backbone) -> str | None:
+    """Name the backbone of a checkpoint as configs do: 'tiny', 'small', 'base'; None for others."""
+    return next((name for name, arch in ARCHS.items() if is_arch(backbone, arch)), None)
+
+
+def is_arch(backbone: Backbone, arch: VHeatArch) -> bool:
+    """Whether the backbone of a checkpoint is of an architecture, as far as shapes tell."""
+    scaled = arch.layer_scale_init_value is not None
+    same_mlps = set(backbone.mlp_ratios) == {arch.mlp_ratio}
+    same_sizes = (backbone.depths, backbone.dims) == (arch.depths, arch.dims)
+    return same_sizes and same_mlps and backbone.layer_scale == scaled

@@ -67,13 +67,14 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
         if inference_form and backbone.folded_for is None:
             backbone.fold(size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    channels = backbones[0].patch_embed.conv1.in_channels if backbones else 3
     model.eval()
     # With gradients: the training form, in which each forward pass predicts k anew.
     with (
         torch.enable_grad(),
         FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter,
     ):
-        _run(model, torch.zeros(1, 3, *size, device='meta'))
+        _run(model, torch.zeros(1, channels, *size, device='meta'))
     flops = counter.get_total_flops() / 2
     # A product without a sum is half a multiply-add.
     flops += sum(_decayed_elements(backbone, size) for backbone in backbones) / 2

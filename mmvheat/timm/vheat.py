@@ -20,21 +20,16 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from mmvheat.checkpoint import as_mmengine_checkpoint, find_state_dict
+from mmvheat.checkpoint import classifier_state, find_state_dict
 from mmvheat.checkpoint.describe import arch_in_words
-from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM, backbone_prefix
+from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM
 from mmvheat.errors import UserError
 from mmvheat.layers import Downsample, Stem
-from mmvheat.models import VHeat
+from mmvheat.models import PUBLISHED_CLASSIFIERS, VHeat
 from mmvheat.models.arch import VHeatArch
 from mmvheat.models.vheat import VHeatStage
 
 __all__ = ['VHeatForTimm', 'vheat_base', 'vheat_small', 'vheat_tiny']
-
-PUBLISHED_CLASSIFIERS = {
-    arch: f'https://github.com/MzeroMiko/vHeat/releases/download/vheatcls/vHeat_{arch}.pth'
-    for arch in ('tiny', 'small', 'base')
-}
 
 _STAGE = re.compile(rf'{re.escape(BACKBONE)}(?:layers|freq_embed)\.([0-9]+)')
 
@@ -278,9 +273,7 @@ def checkpoint_filter_fn(checkpoint: dict[str, Any], model: nn.Module) -> dict[s
     Raises:
         UserError: If there is none, or it is not of a vHeat.
     """
-    weights = find_state_dict(as_mmengine_checkpoint(checkpoint)).tensors
-    backbone_prefix(weights)
-    return weights
+    return classifier_state(find_state_dict(checkpoint).tensors)
 
 
 def _take_other_names(
@@ -299,17 +292,15 @@ def _take_other_names(
     """
     if prefix:
         return
-    renamed = as_mmengine_checkpoint(state_dict)
-    if renamed is not state_dict:
-        state_dict.clear()
-        state_dict.update(renamed['state_dict'])
     own = model.state_dict()
+    if state_dict and not own.keys() & state_dict.keys():
+        renamed = classifier_state(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)
     for name in [*state_dict]:
-        # Norms of maps, which detectors and the published classifiers have beside the last one.
+        # Norms of maps, which detectors have beside the last one.
         if name not in own and OUTPUT_NORM.fullmatch(name.removeprefix(BACKBONE)):
             del state_dict[name]
-    if state_dict and not own.keys() & state_dict.keys():
-        backbone_prefix(state_dict)
     given, wanted = arch_in_words(state_dict), arch_in_words(own)
     # Features that lack the last stages take their weights from a whole vHeat.
     count = len(model.backbone.layers)
@@ -344,7 +335,7 @@ def _cfg(url: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {f'vheat_{arch}.in1k': _cfg(url) for arch, url in PUBLISHED_CLASSIFIERS.items()}
+    {f'vheat_{arch}.in1k': _cfg(published.url) for arch, published in PUBLISHED_CLASSIFIERS.items()}
 )
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from checkpoint_kinds import backbone, every_kind, mmpretrain
 from golden import MODELS, golden_npz, golden_state
 
-from mmvheat.checkpoint import convert_state_dict
+from mmvheat.checkpoint import classifier_state, convert_state_dict, find_state_dict
 from mmvheat.checkpoint.convert import as_size
 from mmvheat.ops import FREQ_EMBED_MODES, freq_embed_size
 
@@ -250,3 +251,22 @@ def test_bad_arguments(arguments, error):
 
 def test_sizes():
     assert as_size(7) == (7, 7) and as_size((3, 4)) == as_size([3, 4]) == (3, 4)
+
+
+@pytest.mark.parametrize('kind', [kind for kind in every_kind() if 'folded' not in kind])
+@pytest.mark.parametrize('name', MODELS)
+def test_a_classifier_is_taken_out_of_any_model(name, kind):
+    """mmpretrain's names and nothing else; a backbone's or a detector's norm is its own."""
+    content, key, _, model = every_kind(name)[kind]
+    state = classifier_state(find_state_dict(content, key).tensors)
+    expected = mmpretrain(name)
+    if model != 'classifier':
+        norm = {f'outnorm3.{end}': backbone(name)[f'outnorm3.{end}'] for end in ('weight', 'bias')}
+        expected |= {f'backbone.{key}': value for key, value in norm.items()}
+        expected = {key: value for key, value in expected.items() if not key.startswith('head.')}
+    assert_equal(state, expected)
+    assert_equal(classifier_state(state), state)
+
+
+def test_the_norm_of_a_published_classifier_goes_before_a_backbone_s():
+    assert_equal(classifier_state(golden_state('tiny_like')), mmpretrain())

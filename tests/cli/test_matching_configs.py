@@ -8,8 +8,8 @@ from checkpoint_kinds import detector, mmpretrain, published, wrapped
 
 from mmvheat.checkpoint import convert_state_dict, describe_checkpoint, fold_state_dict
 from mmvheat.checkpoint.names import backbone_shapes
-from mmvheat.cli.matching_configs import CONFIGS, arch_name, config_folder, find_uses
-from mmvheat.models.arch import ARCHS, VHeatArch
+from mmvheat.cli.matching_configs import CONFIGS, config_folder, find_uses
+from mmvheat.models.arch import ARCHS, VHeatArch, arch_name
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from mmengine.config import Config
 
+from mmvheat.models import ARCHS, PUBLISHED_CLASSIFIERS
+
 ROOT = Path(__file__).parents[2]
 REPORTED = 'reported by the paper, not reproduced with this code'
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
@@ -84,3 +86,13 @@ def test_the_page_has_every_config_and_every_figure():
         cells = [cell.strip() for cell in row.split('|')]
         for figure in PUBLISHED.get(name, ()):
             assert str(figure) in ' '.join(cells).replace(' M', '').replace(' G', '').split()
+
+
+def test_the_table_in_the_package_says_the_same():
+    """What is downloaded and cited without the configs at hand."""
+    assert list(PUBLISHED_CLASSIFIERS) == list(ARCHS)
+    for arch, published in PUBLISHED_CLASSIFIERS.items():
+        model = MODELS[f'vheat-{arch}_16xb128_in1k']
+        (result,) = model['Results']
+        assert published.url == model['Weights']
+        assert published.top1 == result['Metrics']['Top 1 Accuracy']

@@ -28,7 +28,7 @@ def test_every_entry_has_hashes_and_no_address():
     assert len(ENTRIES) > 80
     for entry in ENTRIES:
         assert re.fullmatch(
-            r"[\w.-]+==[\w.]+( ; [\w\s.<>=']+)?(\s+--hash=sha256:[0-9a-f]{64})+", entry
+            r"[\w.-]+==[\w.]+( ; [\w\s.<>=()']+)?(\s+--hash=sha256:[0-9a-f]{64})+", entry
         ), entry
     assert '://' not in TEXT
 
