@@ -218,6 +218,7 @@ assert CheckpointLoader._schemes['https://'].__module__ == 'mmvheat.engine.stack
 
 TOOLS = [
     *sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.parent.glob('tools/*.py')),
+    *(f'tools/benchmarks/{name}.py' for name in ('backbone', 'heat_operator', 'resolution')),
     *(
         'tools/demo/run.py',
         'interpolate4downstream.py',
@@ -234,7 +235,8 @@ def test_help_of_a_tool_comes_before_heavy_imports(tool):
     assert done.returncode == 0 and done.stdout.startswith('usage: '), done.stderr
     imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
     assert 'argparse' in imported
-    assert {'torch', 'mmengine', 'numpy', *TASK_LIBRARIES}.isdisjoint(imported)
+    heavy = {'torch', 'triton', 'mmengine', 'numpy', 'timm', 'matplotlib', *TASK_LIBRARIES}
+    assert heavy.isdisjoint(imported)
 
 
 def test_torch_and_mmengine_are_enough():

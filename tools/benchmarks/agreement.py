@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from models import OURS, PUBLISHED, Group, as_tensors, published_name
+from models import Group, as_tensors, published_name
+from options import OURS, PUBLISHED
 from torch import Tensor
 
 from mmvheat.errors import UserError

@@ -6,47 +6,16 @@ disagrees.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from agreement import Disagreement, check_inference, check_training
-from harness import (
-    DTYPES,
-    Benchmark,
-    make_parser,
-    positive,
-    release,
-    run,
-    seconds,
-)
-from models import (
-    MODELS,
-    OURS,
-    PATHS,
-    PUBLISHED,
-    Group,
-    build_model,
-    build_published,
-    check_timm,
-    groups_of,
-    load_published,
-    timm_is_there,
-)
-from timing import Timed
-from torch import Tensor, nn
+from options import FAMILIES, OURS, PHASES, SCALES, make_parser, positive, seconds
 
+from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
+MODELS = [f'{family}-{scale}' for scale in SCALES for family in FAMILIES]
 SIZES = {'classifier': [224, 224], 'detection': [800, 1333]}
-TITLES = {
-    'throughput': 'Inference, batch {}',
-    'latency': 'Inference, one image',
-    'training': 'Training step (AdamW), batch {}',
-}
-MIB = 2**20
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,11 +27,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = 'a clone of the published repository, to time its code with the weights of ours'
     add('--published', type=Path, metavar='PATH', help=text)
     text = 'what is timed: images to logits, or images to the maps of all stages'
-    add('--path', choices=PATHS, default='classifier', help=text)
+    add('--path', choices=list(SIZES), default='classifier', help=text)
     text = 'height and width of the images, or one number for both (224; detection 800 1333)'
     add('--size', nargs='+', type=positive, metavar='N', help=text)
     text = 'inference of a batch, inference of one image, training steps'
-    add('--phases', nargs='+', choices=list(TITLES), default=list(TITLES), help=text)
+    add('--phases', nargs='+', choices=list(PHASES), default=list(PHASES), help=text)
     text = 'the model that ratios are to: published if it is timed, else vheat'
     add('--baseline', metavar='NAME', help=text)
     text = "all models and images in torch's layout NHWC"
@@ -75,6 +44,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f'--size is one or two numbers, got {len(args.size)}')
     args.size = [args.size[0], args.size[-1]]
     if args.models is None:
+        from models import timm_is_there
+
         args.models = [name for name in MODELS if not name.endswith('-micro')]
         if not timm_is_there():
             args.models = [name for name in args.models if name.startswith(OURS)]
@@ -85,208 +56,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, time and report."""
     args = parse_args(argv)
-    check_timm(args.models)
-    groups = groups_of(args.models, args.published is not None)
-    for scale, families in groups.items():
-        names = families + [f'{name} compiled' for name in families if args.compile]
-        if args.baseline and args.baseline not in names:
-            raise UserError(
-                f'--baseline {args.baseline}: the {scale} models are {", ".join(names)}'
-            )
-    published = load_published(args.published) if args.published else None
-    size = tuple(args.size)
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    inference = [phase for phase in args.phases if phase != 'training']
-    forms = [inference, ['training'] if 'training' in args.phases else []]
-    samples = sum(map(len, groups.values())) * (2 if args.compile else 1) * args.repetitions
-    what = f'{args.path}, {size[0]} x {size[1]}'
-    with Benchmark('backbone', args, samples * len(args.phases), what) as bench:
-        for scale, families in groups.items():
-            for phases in filter(None, forms):
-                training = phases == ['training']
-                builders = {
-                    name: partial(build_published, published, scale, size, args.path, training)
-                    if name == PUBLISHED
-                    else partial(build_model, name, scale, size, args.path)
-                    for name in families
-                }
-                group = Group(
-                    name=scale,
-                    what=f'{scale} {args.path}',
-                    path=args.path,
-                    shape=(args.batch, 3, *size),
-                    dtype=DTYPES[args.dtype],
-                    device=args.device,
-                    layout=layout,
-                )
-                baselines = (args.baseline, PUBLISHED, OURS)
-                rows = time_models(bench, group, builders, phases, baselines, args.compile_limit)
-                show(bench, scale, form_of(phases), rows)
-                del group
-                release(args.device)
-    bench.draw('ratio')
+    from time_backbone import benchmark
 
-
-def form_of(phases: Sequence[str]) -> str:
-    """Whether phases are of training or of inference."""
-    return 'training' if 'training' in phases else 'inference'
-
-
-def time_models(
-    bench: Benchmark,
-    group: Group,
-    builders: Mapping[str, Callable[[], nn.Module]],
-    phases: Sequence[str],
-    baselines: Sequence[str | None] = (),
-    compile_limit: float | None = None,
-    check: bool = True,
-) -> list[Timed]:
-    """Build, check and time models, for inference or for training.
-
-    Args:
-        bench: The run.
-        group: What the models are given; they are put there.
-        builders: What builds each model.
-        phases: What to time: training, or phases of inference.
-        baselines: See :meth:`Benchmark.time`.
-        compile_limit: Seconds after which no further model is compiled.
-        check: Whether to compare models that are not compiled, too.
-    """
-    args, training = bench.args, 'training' in phases
-    calls: dict[str, dict[str, Callable[[], object]]] = {phase: {} for phase in phases}
-    figures: dict[str, dict[str, int | None]] = {}
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    if args.compile:
-        torch.compiler.reset()
-    began = time.perf_counter()
-    for eager, build in builders.items():
-        for name in (eager, f'{eager} compiled') if args.compile else (eager,):
-            # A compiler that is wrong about others is no reason to say nothing about ours.
-            also = (Disagreement,) if name != eager and eager != OURS else ()
-            where = {'group': group.name, 'form': form_of(phases)}
-            with bench.attempt(name, args.repetitions * len(phases), also, **where):
-                if name == eager:
-                    _ = group.images  # They come before the memory of a model is counted.
-                    before = allocated(group.device)
-                    group.add(name, build, training)
-                elif eager not in group.models:
-                    raise RuntimeError(f'{eager} did not run')
-                elif compile_limit is not None and time.perf_counter() - began > compile_limit:
-                    raise TimeoutError(f'not compiled: {compile_limit:g} s had passed')
-                else:
-                    model = group.models[eager]
-                    group.models[name] = torch.compile(model, dynamic=False, backend=args.compile)
-                if name == PUBLISHED and OURS not in group.models:
-                    raise RuntimeError(f'{OURS}, which it is compared with, did not run')
-                if training:
-                    found = check_training(group, name, eager)
-                    # A rate of 0 costs the same, and keeps the weights equal to those compared.
-                    optimizer = torch.optim.AdamW(group.models[name].parameters(), lr=0.0)
-                    optimizer = optimizers.setdefault(eager, optimizer)
-                    prepared = {'training': partial(train_step, group, name, optimizer)}
-                else:
-                    wanted, alone = check or name != eager, 'latency' in phases
-                    found = check_inference(group, name, eager, alone) if wanted else []
-                    prepared = {
-                        'throughput': partial(group.infer, name, group.images),
-                        'latency': partial(group.infer, name, group.one),
-                    }
-                bench.agreements += found
-                for one in found:
-                    bench.say('agrees: {of} with {against}, error {error:.1e}'.format(**one))
-                batch = next(iter(prepared.values()))
-                batch()
-                figures[name] = {'peak_bytes': peak_bytes(batch, group.device, before)}
-                if training:
-                    optimizer.zero_grad()
-                    saved = saved_for_backward(group.models[name], partial(group.loss, name))
-                    figures[name]['saved_for_backward_bytes'] = saved
-                for phase in phases:
-                    calls[phase][name] = prepared[phase]
-            if name not in calls[phases[0]]:
-                # The weights of what cannot run would take the room of the next.
-                group.models.pop(name, None)
-                release(group.device)
-    rows = []
-    for phase, candidates in calls.items():
-        alone = phase == 'latency'
-        for row in bench.time(phase, group.name, candidates, baselines, alone):
-            row.figures['images_per_second'] = (1 if alone else args.batch) / row.seconds.median
-            if not alone:
-                row.figures |= figures[row.name]
-            rows.append(row)
-    bench.write()
-    return rows
-
-
-def train_step(group: Group, name: str, optimizer: torch.optim.Optimizer) -> None:
-    """The training step that is timed."""
-    optimizer.zero_grad()
-    group.loss(name).backward()
-    optimizer.step()
-
-
-def allocated(device: torch.device) -> int:
-    """Bytes that are in use on a GPU."""
-    return torch.cuda.memory_allocated(device) if device.type == 'cuda' else 0
-
-
-def peak_bytes(run: Callable[[], object], device: torch.device, before: int) -> int | None:
-    """Most bytes in use on a GPU while ``run`` runs, beyond those ``before``; None on a CPU."""
-    if device.type != 'cuda':
-        return None
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def saved_for_backward(module: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes of the saved tensors between forward and backward, the parameters not counted.
-
-    Args:
-        module: Its parameters are what is not counted.
-        forward: Runs it with gradients and returns what holds the graph.
-    """
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # Held until all is counted: the address of freed memory would be given out again.
-        graph = forward()
-    total = sum(kept.values())
-    del graph
-    return total
-
-
-def show(bench: Benchmark, scale: str, form: str, rows: Sequence[Timed]) -> None:
-    """Print the tables of one group."""
-    failures = [one for one in bench.failures if (one['group'], one['form']) == (scale, form)]
-    for phase in dict.fromkeys(row.measure for row in rows):
-        own = [row for row in rows if row.measure == phase]
-        header = [scale, 'ms', 'images/s', f'times {own[0].baseline}']
-        header += ['peak MiB'] if phase != 'latency' else []
-        header += ['saved MiB'] if phase == 'training' else []
-        lines = []
-        for row in own:
-            line = [row.name, row.seconds * 1e3, f'{row.figures["images_per_second"]:.4g}']
-            line.append(row.ratio)
-            for key in ('peak_bytes', 'saved_for_backward_bytes'):
-                if key in row.figures:
-                    size = row.figures[key]
-                    line.append('not measured' if size is None else f'{size / MIB:.0f}')
-            lines.append(line)
-        lines += [[one['name'], one['why'], *['-'] * (len(header) - 2)] for one in failures]
-        title = TITLES[phase].format(bench.args.batch)
-        bench.table(title, header, lines)
+    benchmark(args)
 
 
 if __name__ == '__main__':
-    run(main)
+    sys.exit(run_command(main))

@@ -10,13 +10,12 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from options import OURS, PUBLISHED, STRIDE
 from torch import Tensor, nn
 
 from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeat, VHeatArch
 
-OURS, PUBLISHED = 'vheat', 'published'
-PATHS = ('classifier', 'detection')
 CLASSES = 1000
 # The frequency embeddings of the published detectors are of this size, and resized for each image.
 DETECTION_EMBEDDINGS = 512
@@ -29,7 +28,6 @@ _TIMM_MICRO = {
     'convnext': {'depths': (1, 1, 1, 1), 'dims': (16, 32, 64, 128)},
 }
 _SWIN_PATCH = 4
-MODELS = tuple(f'{family}-{scale}' for scale in _ARCHS for family in (OURS, *_TIMM))
 
 
 @dataclass
@@ -281,9 +279,9 @@ def build_published(
     arch = _ARCHS[scale]
     # Its inference form is for one image size only, so its detection code has none.
     folded = path == 'classifier' and not training
-    if path == 'classifier' and (image_size[0] != image_size[1] or image_size[0] % 32):
+    if path == 'classifier' and (image_size[0] != image_size[1] or image_size[0] % STRIDE):
         raise UserError(
-            'the published classifier takes square images of a multiple of 32, got '
+            f'the published classifier takes square images of a multiple of {STRIDE}, got '
             f'{image_size[0]} x {image_size[1]}: use another --size or --path detection'
         )
     model = module.vHeat(

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from mmvheat.cli.command import run_command
+
 ROOT = Path(__file__).parents[3]
 BENCHMARKS = ROOT / 'tools' / 'benchmarks'
 # Few and short samples; one thread, for several wait for each other where cores are shared.
@@ -32,7 +34,7 @@ def outcome(load, capsys, tmp_path, monkeypatch) -> Callable[..., tuple]:
         argv = [*QUICK, '--json', str(file), *arguments]
         monkeypatch.setattr(sys, 'argv', [script, *argv])
         with pytest.raises(SystemExit) as stop:
-            load('harness').run(lambda: load(script).main(argv))
+            sys.exit(run_command(lambda: load(script).main(argv)))
         record = json.loads(file.read_text()) if file.exists() else None
         return stop.value.code, *capsys.readouterr(), record
 

@@ -37,7 +37,7 @@ def test_every_part_shows_in_what_is_compared(load, part, path):
 
 
 def test_bytes_kept_for_backward(load):
-    count = load('backbone').saved_for_backward
+    count = load('time_backbone').saved_for_backward
     linear = nn.Linear(16, 4)
     x = torch.randn(8, 16, requires_grad=True)
     # The input for the weight's gradient; the weight for the input's is a parameter.

@@ -100,7 +100,7 @@ def test_published_code_that_disagrees_is_not_reported(
 
 
 def test_ours_that_disagrees_with_float64_is_not_reported(outcome, load, monkeypatch):
-    backbone = load('backbone')
+    backbone = load('time_backbone')
     build = backbone.build_model
 
     def imprecise(*arguments):
@@ -120,7 +120,7 @@ def test_published_code_is_not_timed_without_ours_to_compare(outcome, load, publ
     def build(*arguments):
         raise torch.OutOfMemoryError('CUDA out of memory')
 
-    monkeypatch.setattr(load('backbone'), 'build_model', build)
+    monkeypatch.setattr(load('time_backbone'), 'build_model', build)
     status, _, err, record = outcome(
         *MICRO, '--published', published(), '--phases', 'training', '--compile', 'eager'
     )

@@ -15,10 +15,10 @@ from mmvheat.errors import UserError
 @pytest.fixture
 def benchmark(load, tmp_path):
     """Make a benchmark of ten samples with a record in a file."""
-    harness = load('harness')
+    harness, options = load('harness'), load('options')
 
     def benchmark():
-        parser = harness.make_parser('A test.', repetitions=2, plural='things')
+        parser = options.make_parser('A test.', repetitions=2, plural='things')
         file = tmp_path / 'made' / 'record.json'
         args = parser.parse_args(['--device', 'cpu', '--sample-ms', '0', '--json', str(file)])
         return harness.Benchmark('test', args, samples=10, what='nothing')

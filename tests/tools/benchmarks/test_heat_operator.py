@@ -8,7 +8,7 @@ MAP = ('heat_operator', '--maps', '5x4x3', '--batch', '2')
 
 @pytest.fixture
 def heat(load):
-    return load('heat_operator')
+    return load('time_heat_operator')
 
 
 @pytest.mark.parametrize('power', [1.0, 1.5])
@@ -25,15 +25,15 @@ def test_bytes_are_each_input_and_output_once(heat):
     assert moved == [2 * 240, 2 * 240 + 240, 5 * 240 + 3 * 240]
 
 
-def test_report(outcome, heat, tmp_path):
-    picture = tmp_path / 'made' / 'picture.png'
+def test_report(outcome, load, tmp_path):
+    command, picture = load('heat_operator'), tmp_path / 'made' / 'picture.png'
     status, out, err, record = outcome(
         *(*MAP, '--exponent-sizes', '6', '12', '--exponent-channels', '2', '--plot', str(picture))
     )
     assert status == 0, err
     assert record['complete'] and record['failures'] == []
     # Elsewhere 'fused' is 'matrix' again, and 'rows' records nothing.
-    forward = ['copy', *(name for name in heat.OPERATORS if name != 'fused')]
+    forward = ['copy', *(name for name in command.OPERATORS if name != 'fused')]
     names = {
         'forward': forward,
         'forward+backward': [name for name in forward if name != 'rows'],
@@ -42,7 +42,7 @@ def test_report(outcome, heat, tmp_path):
     assert list(rows) == [
         (mode, shape, name)
         for shape in ('5x4x3', '6x6x2', '12x12x2')
-        for mode in heat.MODES
+        for mode in command.MODES
         for name in names[mode]
     ]
     for (mode, shape, name), row in rows.items():
@@ -57,7 +57,7 @@ def test_report(outcome, heat, tmp_path):
         )
         assert f'{shape} {name}' in out
     assert [(one['measure'], one['name']) for one in record['exponents']] == [
-        (mode, name) for mode in heat.MODES for name in names[mode]
+        (mode, name) for mode in command.MODES for name in names[mode]
     ]
     # Each operator: the reference, and at each of three maps the result and, twice, gradients.
     operators = len(forward[1:])
@@ -79,33 +79,38 @@ def wrong_gradient(x, k):
 @pytest.mark.parametrize(
     ('operator', 'said'),
     [
-        (wrong_everywhere, 'operator new in float32 at 6x9x4 disagrees with mmvheat.ops.reference'),
-        (wrong_gradient, 'operator new (dk) in float32 at 5x4x3 disagrees with float64'),
+        (
+            wrong_everywhere,
+            'operator einsum in float32 at 6x9x4 disagrees with mmvheat.ops.reference',
+        ),
+        (wrong_gradient, 'operator einsum (dk) in float32 at 5x4x3 disagrees with float64'),
     ],
 )
-def test_wrong_operator_is_not_reported(outcome, heat, monkeypatch, operator, said):
-    monkeypatch.setitem(heat.OPERATORS, 'new', operator)
-    status, out, err, record = outcome(*MAP, '--exponent-sizes', '--operators', 'new')
+def test_wrong_operator_is_not_reported(outcome, load, monkeypatch, operator, said):
+    monkeypatch.setattr(load('conduction'), 'einsum', operator)
+    status, out, err, record = outcome(*MAP, '--exponent-sizes', '--operators', 'einsum')
     assert status == 2
     assert err.startswith(f'error: {said}: relative error ') and err.count('\n') == 1
     assert 'microseconds' not in out and not record['complete']
     assert all(row['measure'] == 'forward' for row in record['results'])
 
 
-def test_an_operator_that_cannot_run_is_left_out(outcome, heat, monkeypatch):
+def test_an_operator_that_cannot_run_is_left_out(outcome, load, monkeypatch):
+    conduction = load('conduction')
+
     def fails_on_large_maps(x, k):
         if x.size(1) == 5 and x.requires_grad:
             raise torch.OutOfMemoryError('CUDA out of memory')
-        return heat.heat_conduction(x, k)
+        return conduction.heat_conduction(x, k)
 
-    monkeypatch.setitem(heat.OPERATORS, 'new', fails_on_large_maps)
-    arguments = ('--exponent-sizes', '3', '5', '--operators', 'mmvheat', 'new')
+    monkeypatch.setattr(conduction, 'einsum', fails_on_large_maps)
+    arguments = ('--exponent-sizes', '3', '5', '--operators', 'mmvheat', 'einsum')
     status, _, err, record = outcome(*MAP, *arguments, '--exponent-channels', '2')
     assert status == 0 and err.count('out of memory') == 2
-    where = {'measure': 'forward+backward', 'group': '5x4x3', 'name': 'new'}
+    where = {'measure': 'forward+backward', 'group': '5x4x3', 'name': 'einsum'}
     assert record['failures'][0] == {**where, 'why': 'out of memory'}
     names = [row['name'] for row in record['results'] if row['measure'] == 'forward+backward']
-    assert names == ['copy', 'mmvheat', 'copy', 'mmvheat', 'new', 'copy', 'mmvheat']
+    assert names == ['copy', 'mmvheat', 'copy', 'mmvheat', 'einsum', 'copy', 'mmvheat']
     fitted = [one['name'] for one in record['exponents'] if one['measure'] == 'forward+backward']
     assert fitted == ['copy', 'mmvheat']
 

@@ -11,7 +11,7 @@ SMALL = ('resolution', '--scale', 'micro', '--batch', '1', '--resolutions', '32'
 @pytest.fixture
 def resolution(load, monkeypatch):
     """With a vHeat in place of Swin, which may not be installed, that needs too much memory."""
-    module = load('resolution')
+    module = load('time_resolution')
     build = module.build
 
     def stand_in(name, scale, side):
@@ -44,13 +44,13 @@ def test_report_goes_on_when_memory_does_not_suffice(resolution, outcome, tmp_pa
 
 def test_flops_are_those_of_the_paper(load):
     """They are of the inference form, as the published 14.9 of vHeat-B."""
-    count = load('resolution').count('vheat', 'base', 224)
+    count = load('time_resolution').count('vheat', 'base', 224)
     assert round(count.flops / 1e9, 1) == 14.9
 
 
 @pytest.mark.skipif(importlib.util.find_spec('timm') is None, reason='timm is not installed')
 def test_windows_of_swin_grow_with_the_image(load):
-    resolution = load('resolution')
+    resolution = load('time_resolution')
     with torch.device('meta'):
         model = resolution.build('swin', 'micro', 448)
     assert {module.window_size for module in model.modules() if hasattr(module, 'window_area')} == {
