@@ -49,21 +49,30 @@ def _list_classifiers() -> None:
         hub.register_model_index(index, config_prefix=root)
 
 
+def _leave_out_multimodal(dependency: ModuleType) -> None:
+    """Let mmpretrain 1.2 be imported where transformers 5 is: its multimodal models need 4."""
+    if dependency.WITH_MULTIMODAL:
+        version = import_module('importlib.metadata').version('transformers')
+        dependency.WITH_MULTIMODAL = int(version.partition('.')[0]) < 5
+
+
 class _Watcher:
     """Watches imports, and registers what we have for a module once that module is there.
 
     That is when the outermost of the watched imports ends: a room of ours that imports mmengine
-    must be whole first.
+    must be whole first. What another module will read is mended at once.
     """
 
     def __init__(self) -> None:
         self.depth = 0
         self.waiting = {'mmengine': _register, 'mmpretrain.apis.model': _list_classifiers}
+        self.mended = {'mmpretrain.utils.dependency': _leave_out_multimodal}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self.waiting and not fullname.startswith(f'{__name__}.'):
+        watched = fullname in self.waiting or fullname in self.mended
+        if not watched and not fullname.startswith(f'{__name__}.'):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -78,6 +87,8 @@ class _Watcher:
             run(module)
         finally:
             self.depth -= 1
+        if mend := self.mended.get(module.__name__):
+            mend(module)
         if self.depth == 0:
             self.register()
 
