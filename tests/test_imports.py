@@ -24,6 +24,7 @@ CORE = {
     'registry': {'mmengine'},
     'models': {'torch', 'mmengine'},
     'hub': {'torch', 'huggingface_hub'},
+    'visualization': {'torch', 'numpy', 'matplotlib'},
 }
 # What any room may use, but for those that need torch alone.
 COMMON = {'errors', 'registry'}
@@ -34,7 +35,7 @@ EXCEPTIONS = {('safe_globals.py', 'mmengine.logging')}
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv')
 NOT_NEEDED = (
     *TASK_LIBRARIES, 'triton', 'timm', 'torchvision', 'sklearn', 'scipy', 'safetensors', 'yacs',
-    'pycocotools', 'huggingface_hub',
+    'pycocotools', 'huggingface_hub', 'pytorch_grad_cam',
 )  # fmt: skip
 
 
@@ -248,7 +249,7 @@ def test_torch_and_mmengine_are_enough():
 import sys
 for name in {NOT_NEEDED}:
     sys.modules[name] = None  # any import of it fails
-import mmvheat, torch
+import mmvheat, mmvheat.visualization.plots, torch
 assert 'torch._dynamo' not in sys.modules, 'the compiler, which takes a second to import'
 from mmengine.registry import MODELS
 model = MODELS.build(dict(type='mmvheat.VHeat', arch=dict(depths=(1, 1), dims=4), out_indices=1))
