@@ -1,0 +1,59 @@
+"""Pictures of heat that spreads from a point."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from .style import HEAT, Figure, make_panels, show_map, styled
+
+__all__ = ['plot_point_heat']
+
+
+@styled
+def plot_point_heat(
+    maps: Sequence[np.ndarray],
+    times: Sequence[float],
+    names: Sequence[str],
+    image_size: tuple[int, int],
+    pixel: tuple[int, int],
+    title: str,
+    image: np.ndarray | None = None,
+) -> Figure:
+    """Draw how the heat of a cell spreads, a row for each block and a column for each time.
+
+    Args:
+        maps: Temperatures of shape (T, H_i, W_i) for each block, see :func:`.point_heat`.
+        times: The T times.
+        names: Name of each block.
+        image_size: Height and width of the images in pixels.
+        pixel: Row and column of the source in the image.
+        title: Title of the picture.
+        image: The image itself, of shape (H, W, 3), if there is one.
+
+    Returns:
+        The picture. Black is near 0, grey below it.
+    """
+    columns = len(times) + (image is not None)
+    aspect = min(max(image_size[0] / image_size[1], 0.4), 2)
+    figure, panels = make_panels(len(maps), columns, title, aspect=aspect)
+    for row, of_block, name in zip(panels, maps, names, strict=True):
+        if image is not None:
+            show_map(row[0], image, image.shape[:2])
+            row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='white', ms=13, mew=3)
+            row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='black', ms=12, mew=1.2)
+        row[0].set_ylabel(f'{name}\nrow (px)')
+        # A quarter of what all cells have in the end.
+        norm = LogNorm(0.25 * of_block[0].mean(), 1)
+        for axes, temperature in zip(row[-len(times) :], of_block, strict=True):
+            shown = np.ma.masked_less(temperature, -norm.vmin).clip(norm.vmin / 2)
+            coloured = show_map(axes, shown, image_size, HEAT, norm)
+        bar = figure.colorbar(coloured, ax=list(row[-len(times) :]), extend='min')
+        bar.set_label('temperature (grey: negative)')
+    for axes, time in zip(panels[0, -len(times) :], times, strict=True):
+        axes.set_title(f't = {time:g}')
+    if image is not None:
+        panels[0, 0].set_title('image and source')
+    for axes in panels[-1]:
+        axes.set_xlabel('column (px)')
+    return figure
