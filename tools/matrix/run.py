@@ -112,7 +112,8 @@ def load() -> dict:
 def keep(results: dict) -> None:
     """Write the results, then the page."""
     text = json.dumps(results, indent=1, sort_keys=True) + '\n'
-    for path, content in ((RESULTS, text), (PAGE, render(results))):
+    # From what was written, in its order, as `--page` and the test make it.
+    for path, content in ((RESULTS, text), (PAGE, render(json.loads(text)))):
         partial = path.with_name(path.name + '.partial')
         partial.write_text(content)
         os.replace(partial, path)
