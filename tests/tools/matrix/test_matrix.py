@@ -18,10 +18,10 @@ TESTS = {
     'test_mixed.py': """
 import pytest
 def test_passes(): pass
-def test_fails(): assert 1 == 2, 'no luck'
 @pytest.fixture
 def broken(): raise OSError('a fixture')
 def test_has_no_fixture(broken): pass
+def test_fails(): assert 1 == 2, 'no luck'
 @pytest.mark.skip
 def test_is_skipped(): pass
 """,
@@ -94,6 +94,7 @@ def test_results_by_file(run, capsys):
         'test_not_imported.py': (0, 1, 0),
     }
     page = run.PAGE.read_text()
+    assert page == run.render(json.loads(run.RESULTS.read_text()))
     assert '| `tests/small` | 2 in 3 files, 3 failed |' in page
     assert 'tests/small/test_mixed.py::test_fails`: AssertionError: no luck' in page
 
