@@ -171,7 +171,7 @@ def test_commands_of_the_page_are_understood(command: list[str]) -> None:
 
 
 def test_block_of_the_page_is_the_one_to_edit(tmp_path: Path) -> None:
-    block, _, inferencers = [text for language, text in BLOCKS if language == 'python']
+    block, *_, inferencers = [text for language, text in BLOCKS if language == 'python']
     compile(inferencers, 'own_data.md', 'exec')
     example: dict = {}
     exec(block, example)
@@ -187,6 +187,18 @@ def test_block_of_the_page_is_the_one_to_edit(tmp_path: Path) -> None:
 
 
 MEAN, STD = [123.675, 116.28, 103.53, 116.28], [58.395, 57.12, 57.375, 57.12]
+
+
+@pytest.mark.parametrize('library', CONFIGS)
+def test_other_services_join_the_librarys_visualizer(library: str, tmp_path: Path) -> None:
+    (lines,) = [text for _, text in BLOCKS if text.startswith('visualizer')]
+    path = config_path(library)
+    own = Config.fromfile(path)
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{path}'\n{lines}")
+    mine = Config.fromfile(tmp_path / 'mine.py').visualizer
+    assert mine.type == own.visualizer.type
+    kinds = [backend.type for backend in mine.vis_backends]
+    assert kinds == ['LocalVisBackend', 'WandbVisBackend', 'MLflowVisBackend']
 
 
 def take_four_channels(library: str, cfg: Config) -> None:
@@ -222,7 +234,7 @@ def test_images_of_four_channels(library, tmp_path, monkeypatch):
     torch.save({f'backbone.{name}': tensor for name, tensor in weights.items()}, 'rgb.pth')
     text = edited(library, pretrained='rgb.pth')
     if library == 'segmentation':
-        _, lines, _ = [text for language, text in BLOCKS if language == 'python']
+        (lines,) = [text for _, text in BLOCKS if text.startswith('# Four channels')]
         assert lines.count("'tifffile'") == 1
         text += lines.replace("'tifffile'", "'cv2'")
     Path('mine.py').write_text(text)
