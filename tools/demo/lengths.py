@@ -39,7 +39,7 @@ SHORT = Length(
     segmentor=_CONFIGS / 'vheat-mini_upernet_2xb4-300i_digit-scenes-128x128.py',
     minutes=5,
     scratch_minutes=4,
-    floors={'top-1': 78.0, 'box AP': 47.0, 'mask AP': 50.0, 'mIoU': 41.0},
+    floors={'top-1': 78.0, 'box AP': 45.0, 'mask AP': 47.0, 'mIoU': 41.0},
     least_gain=10.0,
     command='make demo',
 )
