@@ -3,6 +3,7 @@
 Importing it registers the backbone and lets mmengine load its own checkpoints on today's torch:
 at once where mmengine has been imported, else as soon as it is. Until then neither mmengine nor
 torch is imported: a command line answers at once, and ``mmvheat.doctor`` where one is broken.
+In the same way mmpretrain finds our classifiers by name once it is there.
 It also gives mmcv its functions where it was installed without a compiled module.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 from . import mmcv_ops
@@ -34,18 +36,43 @@ def _register() -> None:
     engine.apply_stack_fixes()
 
 
-class _UntilMMEngine:
-    """Watches imports of mmengine and of our rooms, and registers once mmengine is there.
+def _list_classifiers() -> None:
+    """Let ``mmpretrain.get_model`` and ``mmpretrain.list_models`` find our classifiers.
 
-    That is when the outermost of them ends: a room that imports mmengine must be whole first.
+    Detectors and segmentors are left out: ``get_model`` builds in mmpretrain's scope alone.
+    """
+    hub = import_module('mmpretrain.apis.model').ModelHub
+    root = Path(__file__).parent / '.mim'
+    index = root / 'configs' / 'classification' / 'metafile.yml'
+    # The hub refuses names that it has, as from a user who registered the index.
+    if index.is_file() and not hub.has('vheat-tiny_16xb128_in1k'):
+        hub.register_model_index(index, config_prefix=root)
+
+
+def _leave_out_multimodal(dependency: ModuleType) -> None:
+    """Let mmpretrain 1.2 be imported where transformers 5 is: its multimodal models need 4."""
+    if dependency.WITH_MULTIMODAL:
+        version = import_module('importlib.metadata').version('transformers')
+        dependency.WITH_MULTIMODAL = int(version.partition('.')[0]) < 5
+
+
+class _Watcher:
+    """Watches imports, and registers what we have for a module once that module is there.
+
+    That is when the outermost of the watched imports ends: a room of ours that imports mmengine
+    must be whole first. What another module will read is mended at once.
     """
 
-    depth = 0
+    def __init__(self) -> None:
+        self.depth = 0
+        self.waiting = {'mmengine': _register, 'mmpretrain.apis.model': _list_classifiers}
+        self.mended = {'mmpretrain.utils.dependency': _leave_out_multimodal}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != 'mmengine' and not fullname.startswith(f'{__name__}.'):
+        watched = fullname in self.waiting or fullname in self.mended
+        if not watched and not fullname.startswith(f'{__name__}.'):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -60,13 +87,21 @@ class _UntilMMEngine:
             run(module)
         finally:
             self.depth -= 1
-        if self.depth == 0 and 'mmengine' in sys.modules and self in sys.meta_path:
+        if mend := self.mended.get(module.__name__):
+            mend(module)
+        if self.depth == 0:
+            self.register()
+
+    def register(self) -> None:
+        """Register for every module that is there and was waited for; look away after the last."""
+        for name in [name for name in self.waiting if name in sys.modules]:
+            # What registers imports rooms of ours, and comes back here.
+            if then := self.waiting.pop(name, None):
+                then()
+        if not self.waiting and self in sys.meta_path:
             sys.meta_path.remove(self)
-            _register()
 
 
 mmcv_ops.install()
-if 'mmengine' in sys.modules:
-    _register()
-else:
-    sys.meta_path.insert(0, _UntilMMEngine())
+sys.meta_path.insert(0, _Watcher())
+sys.meta_path[0].register()

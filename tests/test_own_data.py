@@ -5,11 +5,15 @@ import re
 import shlex
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from in_process import load_script
 from mmengine.config import Config
-from own_data import CONFIGS, EDIT, ROOT, config_path, edited, first_block, make_digits
+from own_data import CONFIGS, DATA, EDIT, ROOT, config_path, edited, first_block, make_digits
+
+from mmvheat.models import VHeat
 
 # Keys of the configs that make them small enough for a CPU; all others stay as they are.
 SHRUNK = {
@@ -64,6 +68,19 @@ SHRUNK = {
 }
 
 
+ARCH = dict(depths=[1, 1, 1, 1], dims=8)
+
+
+def write_shrunk(cfg: Config, library: str) -> None:
+    """Write a config as ``shrunk.py``, small enough to train on a CPU."""
+    cfg.merge_from_dict({'default_hooks.logger.interval': 1, **SHRUNK[library]})
+    cfg.model.backbone.arch = ARCH
+    cfg.test_dataloader = cfg.val_dataloader
+    # Not cfg.dump, whose layout takes as long as the training.
+    text = ''.join(f'{name} = {value!r}\n' for name, value in cfg.to_dict().items())
+    Path('shrunk.py').write_text(text)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('library', CONFIGS)
 def test_trains_and_tests(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,18 +88,8 @@ def test_trains_and_tests(library: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('LOCAL_RANK', '0')
     cfg = Config.fromfile(config_path(library))
-    cfg.merge_from_dict(
-        {
-            'model.backbone.init_cfg': None,
-            'default_hooks.logger.interval': 1,
-            **SHRUNK[library],
-        }
-    )
-    cfg.model.backbone.arch = dict(depths=[1, 1, 1, 1], dims=8)
-    cfg.test_dataloader = cfg.val_dataloader
-    # Not cfg.dump, whose layout takes as long as the training.
-    text = ''.join(f'{name} = {value!r}\n' for name, value in cfg.to_dict().items())
-    Path('shrunk.py').write_text(text)
+    cfg.model.backbone.init_cfg = None
+    write_shrunk(cfg, library)
     load_script('tools/train.py').main(['shrunk.py', '--seed', '0', '--work-dir', 'trained'])
     (best,) = Path('trained').glob('best_*.pth')
     checkpoint = torch.load(best, map_location='cpu')
@@ -164,7 +171,7 @@ def test_commands_of_the_page_are_understood(command: list[str]) -> None:
 
 
 def test_block_of_the_page_is_the_one_to_edit(tmp_path: Path) -> None:
-    block, inferencers = [text for language, text in BLOCKS if language == 'python']
+    block, _, inferencers = [text for language, text in BLOCKS if language == 'python']
     compile(inferencers, 'own_data.md', 'exec')
     example: dict = {}
     exec(block, example)
@@ -177,3 +184,61 @@ def test_block_of_the_page_is_the_one_to_edit(tmp_path: Path) -> None:
     cfg = Config.fromfile(tmp_path / 'pets.py')
     assert cfg.model.roi_head.mask_head.num_classes == 2
     assert cfg.val_evaluator.ann_file == 'data/pets/val.json'
+
+
+MEAN, STD = [123.675, 116.28, 103.53, 116.28], [58.395, 57.12, 57.375, 57.12]
+
+
+def take_four_channels(library: str, cfg: Config) -> None:
+    """What the page says of two libraries; it spells the change of the segmentor itself."""
+    pipelines = [cfg[name].dataset.pipeline for name in ('train_dataloader', 'val_dataloader')]
+    for pipeline in pipelines:
+        pipeline[0].color_type = 'unchanged'
+        if library == 'detection':
+            pipeline.insert(1, dict(type='Normalize', mean=MEAN, std=STD, to_rgb=False))
+        else:
+            pipeline[1].backend = 'cv2'
+    cfg.model.backbone.in_channels = 4
+    if library == 'detection':
+        cfg.model.data_preprocessor.update(mean=None, std=None, bgr_to_rgb=False)
+    else:
+        cfg.data_preprocessor.update(mean=MEAN, std=STD)
+        kinds = ('RandAugment', 'RandomErasing')
+        pipelines[0][:] = [step for step in pipelines[0] if step.type not in kinds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('library', CONFIGS)
+def test_images_of_four_channels(library, tmp_path, monkeypatch):
+    """Trained from weights for three, and validated, in each library as the page says."""
+    make_digits(tmp_path)
+    for path in (tmp_path / DATA).rglob('*.png'):
+        if 'masks' not in path.parts:
+            image = cv2.imread(str(path))
+            cv2.imwrite(str(path), np.dstack([image, 255 - image[..., :1]]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    weights = VHeat(ARCH, img_size=32).state_dict()
+    torch.save({f'backbone.{name}': tensor for name, tensor in weights.items()}, 'rgb.pth')
+    text = edited(library, pretrained='rgb.pth')
+    if library == 'segmentation':
+        _, lines, _ = [text for language, text in BLOCKS if language == 'python']
+        assert lines.count("'tifffile'") == 1
+        text += lines.replace("'tifffile'", "'cv2'")
+    Path('mine.py').write_text(text)
+    cfg = Config.fromfile('mine.py')
+    if library != 'segmentation':
+        take_four_channels(library, cfg)
+    shrunk = dict(SHRUNK[library])
+    if library == 'detection':  # The steps behind Normalize have moved.
+        for split, step in (('train', 2), ('val', 1)):
+            key = f'{split}_dataloader.dataset.pipeline.{{}}.scale'
+            shrunk[key.format(step + 1)] = shrunk.pop(key.format(step))
+    monkeypatch.setitem(SHRUNK, library, shrunk)
+    write_shrunk(cfg, library)
+    load_script('tools/train.py').main(['shrunk.py', '--seed', '0', '--work-dir', 'trained'])
+    (best,) = Path('trained').glob('best_*.pth')
+    state = torch.load(best, map_location='cpu')['state_dict']
+    assert state['backbone.patch_embed.conv1.weight'].shape[1] == 4
+    log = next(Path('trained').glob('2*/*.log')).read_text()
+    assert log.count('patch_embed.conv1.weight adapted from 3 to 4 input channels') == 1

@@ -1,5 +1,6 @@
 """vHeat as timm's model: what timm asks of its models, and the same numbers as everywhere else."""
 
+import os
 import re
 import subprocess
 import sys
@@ -400,9 +401,29 @@ def python_blocks() -> list:
     ]
 
 
+@pytest.fixture(scope='module')
+def transformers(tmp_path_factory) -> str:
+    """A folder with transformers in it."""
+    folder = tmp_path_factory.mktemp('transformers')
+    needs = ROOT / 'tests' / 'data' / 'transformers.txt'
+    options = ['--quiet', '--no-deps', '--only-binary', ':all:', '--require-hashes']
+    command = [sys.executable, '-m', 'pip', 'install', *options]
+    command += ['--target', str(folder), '-r', str(needs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f'transformers cannot be installed here: {done.stderr.strip()[-200:]}')
+    return str(folder)
+
+
 @pytest.mark.parametrize('block', python_blocks())
 @torch.no_grad()
-def test_the_examples_of_the_page_run(block, capsys):
-    for name in set(re.findall(r'^(?:from|import) (\w+)', block, re.MULTILINE)):
+def test_the_examples_of_the_page_run(block, request):
+    names = set(re.findall(r'^(?:from|import) (\w+)', block, re.MULTILINE))
+    if 'transformers' in names:
+        path = os.pathsep.join([request.getfixturevalue('transformers'), *sys.path])
+        env = {**os.environ, 'PYTHONPATH': path, 'HF_HUB_OFFLINE': '1'}
+        subprocess.run([sys.executable, '-W', 'ignore', '-c', block], env=env, check=True)
+        return
+    for name in names:
         pytest.importorskip(name)
     exec(compile(block, 'docs/timm.md', 'exec'), {'__name__': '__example__'})

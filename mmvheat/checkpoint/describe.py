@@ -15,6 +15,7 @@ from .names import (
     BACKBONE,
     EMBEDDING,
     FOLDED_DECAY,
+    INPUT_CONV,
     LAYER_SCALE,
     OPERATOR,
     OUTPUT_NORM,
@@ -189,7 +190,7 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
     )
     dims = tuple(grid[2] for grid in grids)
     hidden = tuple(shape(f'layers.{i}.0.mlp.fc1.weight', 4)[0] for i in range(len(depths)))
-    in_channels = shape('patch_embed.conv1.weight', 4)[1]
+    in_channels = shape(INPUT_CONV, 4)[1]
     layer_scale = any(map(LAYER_SCALE.fullmatch, tensors))
     expected = backbone_shapes(depths, grids, hidden, layer_scale, in_channels, folded)
     norms = {

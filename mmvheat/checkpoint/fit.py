@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Size, Tensor
 
-from .names import EMBEDDING, STATISTICS, find
+from .names import EMBEDDING, INPUT_CONV, STATISTICS, find
 
 __all__ = ['WeightsFit', 'compare_weights']
 
@@ -18,9 +18,11 @@ class WeightsFit:
     """What fits between a model and a checkpoint, and what does not.
 
     Attributes:
-        matched: Number of keys that both have in one shape, or that are resized.
+        matched: Number of keys that both have in one shape, or that the backbone fits.
         resized: Frequency embeddings of another height and width, which the backbone fits, with
             their shapes in the checkpoint and in the model.
+        adapted: First convolution for three channels where the model takes images of others, which
+            the backbone fits, with the numbers of channels in the checkpoint and in the model.
         missing: Keys that the model wants and the checkpoint lacks.
         unexpected: Keys that the checkpoint has and the model does not want.
         misshaped: Shapes in the checkpoint and in the model by key.
@@ -28,6 +30,7 @@ class WeightsFit:
 
     matched: int
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    adapted: dict[str, tuple[int, int]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -55,6 +58,10 @@ class WeightsFit:
         parts = [f'{self.matched} keys matched']
         # The stages are few, and what their embeddings were made for is worth knowing.
         parts += [f'{len(sizes)} of them resized{_list(sizes, _STAGES_SHOWN)}']
+        parts += [
+            f'{name} adapted from {had} to {want} input channels'
+            for name, (had, want) in self.adapted.items()
+        ]
         parts += [f'{len(found)} {kind}{_list(found, shown)}' for kind, found in kinds.items()]
         if self.misshaped:
             shapes = [f'{key} {had}, not {want}' for key, (had, want) in self.misshaped.items()]
@@ -72,13 +79,14 @@ def compare_weights(
     Args:
         expected: State dict of the model, or the shapes of one.
         weights: State dict of the checkpoint. Frequency embeddings may have another height and
-            width, which the backbone fits while it loads.
+            width, and the first convolution may be for RGB images where the model's is not: the
+            backbone fits both while it loads.
         ignored: Starts of keys that may be missing or unexpected.
 
     Returns:
         What fits, and what does not.
     """
-    misshaped, resized = {}, {}
+    misshaped, resized, adapted = {}, {}, {}
     both = expected.keys() & weights.keys()
     for name in sorted(both):
         given, wanted = _shape(weights[name]), _shape(expected[name])
@@ -86,6 +94,8 @@ def compare_weights(
             continue
         if find(EMBEDDING, name) and len(given) == 3 and given[2] == wanted[2]:
             resized[name] = given, wanted
+        elif f'.{name}'.endswith(f'.{INPUT_CONV}') and _is_adaptable(given, wanted):
+            adapted[name] = given[1], wanted[1]
         else:
             misshaped[name] = given, wanted
 
@@ -102,6 +112,7 @@ def compare_weights(
     return WeightsFit(
         matched=len(both) - len(misshaped),
         resized=resized,
+        adapted=adapted,
         missing=beyond(expected, weights),
         unexpected=beyond(weights, expected),
         misshaped=misshaped,
@@ -110,6 +121,11 @@ def compare_weights(
 
 def _shape(tensor: Tensor | Size) -> tuple[int, ...]:
     return tuple(getattr(tensor, 'shape', tensor))
+
+
+def _is_adaptable(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a convolution's weight takes RGB images, and is else of the shape that is wanted."""
+    return given[1:2] == (3,) and given[:1] + given[2:] == wanted[:1] + wanted[2:]
 
 
 def _grid(shape: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     'BACKBONE',
     'EMBEDDING',
     'FOLDED_DECAY',
+    'INPUT_CONV',
     'LAYER_SCALE',
     'OPERATOR',
     'OUTPUT_NORM',
@@ -44,6 +45,7 @@ BACKBONE = 'backbone.'
 
 _INDEX = '(0|[1-9][0-9]{0,3})'
 # Names within the backbone, behind what stands before it.
+INPUT_CONV = 'patch_embed.conv1.weight'
 EMBEDDING = re.compile(rf'freq_embed\.{_INDEX}')
 OPERATOR = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\..+')
 TO_K_WEIGHT = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.to_k\.0\.weight')
@@ -378,7 +380,7 @@ def backbone_shapes(
     dims = [grid[2] for grid in grids]
     half = dims[0] // 2
     shapes = {
-        'patch_embed.conv1.weight': (half, in_channels, 3, 3),
+        INPUT_CONV: (half, in_channels, 3, 3),
         'patch_embed.conv2.weight': (dims[0], half, 3, 3),
         **{f'patch_embed.{name}': (half,) for name in _pair('conv1')[1:] + _pair('norm1.1')},
         **{f'patch_embed.{name}': (dims[0],) for name in _pair('conv2')[1:] + _pair('norm2.1')},

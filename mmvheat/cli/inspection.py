@@ -137,7 +137,8 @@ def _print_uses(uses: list[Use]) -> None:
     if not uses:
         print('  use       fits none of our configs')
         return
-    note = '' if config_folder() else ' (they are in the clone; this installation has none)'
+    top = config_folder().parent
+    note = f' (in {top})' if top.name == '.mim' else ''
     fitting = any(use.configs for use in uses)
     print(
         f'  use       by kind, arch and classes it fits our configs{note}:' if fitting else '  use'

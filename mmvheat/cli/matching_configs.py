@@ -105,10 +105,9 @@ class Use:
     command: str
 
 
-def config_folder() -> Path | None:
-    """Find the clone's configs; None where the package is installed without them."""
-    folder = Path(__file__).parents[2] / 'configs'
-    return folder if folder.is_dir() else None
+def config_folder() -> Path:
+    """Tell where our configs are: in the clone, or in ``.mim`` of an installed package."""
+    return (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
 
 def find_uses(description: Description, file: str, key: str | None = None) -> list[Use]:

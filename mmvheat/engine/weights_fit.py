@@ -17,6 +17,7 @@ from .distributed import unwrapped
 
 __all__ = [
     'WeightsFitHook',
+    'check_resumed',
     'check_start',
     'check_weights_fit',
     'report_weights',
@@ -95,6 +96,31 @@ def check_start(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
         )
 
 
+def check_resumed(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
+    """Check that a training goes on with weights of the same shapes, as its optimizer needs them.
+
+    An optimizer that has other shapes in its state ends in the middle of a step, without a word.
+
+    Args:
+        model: What the Runner built, maybe in a distributed wrapper, or the shapes of its state
+            dict.
+        weights: State dict of the checkpoint, which fits but for what the backbone fits itself.
+        path: Its name, for the message.
+
+    Raises:
+        UserError: If embeddings have another size, or the first convolution other channels.
+    """
+    fit = compare_weights(_state_of(model), weights)
+    changed = fit.adapted | fit.resized
+    if changed:
+        name, (had, want) = next(iter(changed.items()))
+        raise UserError(
+            f'{path} was trained with another img_size or in_channels ({name} {had}, not {want}), '
+            'and so was its optimizer: resume with the config it was trained with, or start from '
+            f'its weights, --cfg-options load_from={path}'
+        )
+
+
 def report_weights(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
     """Count in one log line what of a checkpoint fits a model; a warning if not all does.
 
@@ -154,4 +180,6 @@ class WeightsFitHook(Hook):
         starts = runner._train_dataloader is not None and not runner._resume
         if hasattr(runner, 'strategy'):
             (check_start if starts else check_weights_fit)(model, weights, path)
+        if runner._resume:
+            check_resumed(model, weights, path)
         report_weights(model, weights, path)

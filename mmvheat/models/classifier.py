@@ -29,9 +29,6 @@ from .vheat import VHeat
 
 __all__ = ['VHeatClassifier']
 
-# The load hook adapts it to other channels of the images, or says why not.
-_FIRST_WEIGHT = 'backbone.patch_embed.conv1.weight'
-
 
 class VHeatClassifier(nn.Module):
     """vHeat with a linear classifier, or without one.
@@ -126,8 +123,9 @@ class VHeatClassifier(nn.Module):
     ) -> None:
         """Load the weights of any vHeat that has this backbone.
 
-        Frequency embeddings of another size are fitted. All other weights must be there, in the
-        right shape. Without a classifier of its own the model ignores that of the weights.
+        Frequency embeddings of another size are fitted, and so is a first convolution for RGB
+        images where the model takes others. All other weights must be there, in the right shape.
+        Without a classifier of its own the model ignores that of the weights.
 
         Args:
             tensors: State dict as of :func:`mmvheat.checkpoint.classifier_state`.
@@ -144,7 +142,7 @@ class VHeatClassifier(nn.Module):
         state = state if self.num_classes else bare
         expected = self.state_dict()
         fit = compare_weights(expected, state)
-        misfits = [name for name in fit.keys() if name != _FIRST_WEIGHT]
+        misfits = fit.keys()
         of_head = all(name.startswith('head.') for name in misfits)
         if self.num_classes and self.num_classes != given and of_head:
             if not ignore_mismatched_sizes:
@@ -160,10 +158,7 @@ class VHeatClassifier(nn.Module):
             has, wants = arch_in_words(state), arch_in_words(expected)
             sides = f'they are of {has}, this is {wants}: ' if has != wants else ''
             raise UserError(f'the weights do not fit the model: {sides}{fit.summary()}')
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f'the weights do not fit the model: {fit.summary()}') from error
+        self.load_state_dict(state)
 
     def load_file(
         self,

@@ -2,6 +2,7 @@
 
 from logging import INFO, WARNING
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from mmvheat.checkpoint.fit import compare_weights
 from mmvheat.checkpoint.names import (
     EMBEDDING,
     FOLDED_DECAY,
+    INPUT_CONV,
     embedding_name,
     is_sharded,
     unwrapped_name,
@@ -16,7 +18,7 @@ from mmvheat.checkpoint.names import (
 from mmvheat.errors import UserError
 from mmvheat.ops import resize_freq_embed
 
-__all__ = ['prepare_state_dict']
+__all__ = ['adapt_input_channels', 'prepare_state_dict']
 
 
 def prepare_state_dict(
@@ -29,11 +31,14 @@ def prepare_state_dict(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Report how a state dict fits, compare its form with the backbone's, and resize embeddings.
+    """Report how a state dict fits, compare its form with the backbone's, and fit what can be.
+
+    That is the first convolution of a backbone for RGB images, to this one's number of channels,
+    and the frequency embeddings, to this one's size.
 
     Args:
         module: The backbone.
-        state_dict: What is being loaded; its embeddings are replaced by resized ones.
+        state_dict: What is being loaded; what is fitted is replaced in it.
         prefix: What the backbone's keys start with.
         local_metadata: Not used, as all that follow: they are the hook's interface.
         strict: Not used.
@@ -47,6 +52,10 @@ def prepare_state_dict(
             report.
     """
     _report_fit(module, state_dict, prefix)
+    conv = state_dict.get(f'{prefix}{INPUT_CONV}')
+    if conv is not None and conv.dim() == 4 and conv.size(1) == 3:
+        in_channels = module.patch_embed.conv1.in_channels
+        state_dict[f'{prefix}{INPUT_CONV}'] = adapt_input_channels(conv, in_channels)
     names = [key for key in state_dict if key.startswith(prefix)]
     folded = [key for key in names if FOLDED_DECAY.fullmatch(key, len(prefix))]
     if module.folded_for is None:
@@ -75,6 +84,36 @@ def prepare_state_dict(
             )
 
 
+def adapt_input_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """Fit the weight of a convolution over RGB images to images of other channels, as timm does.
+
+    For one channel it is the sum over the three: a grey image gives what its RGB copy gives. For
+    more, the three are repeated in turn and scaled by ``3 / in_channels``, so that responses keep
+    their size.
+
+    Args:
+        weight: Of shape (out_channels, 3, height, width).
+        in_channels: Channels of the images.
+
+    Returns:
+        A weight of shape (out_channels, in_channels, height, width) in the dtype of ``weight``,
+        which is returned itself for three channels.
+
+    Example:
+        >>> adapt_input_channels(torch.ones(8, 3, 3, 3), 4).sum(1).unique()
+        tensor([3.])
+    """
+    if in_channels == 3:
+        return weight
+    # Computed in float32 at least, like timm's adapt_input_conv.
+    rgb = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if in_channels == 1:
+        fitted = rgb.sum(1, keepdim=True)
+    else:
+        fitted = rgb[:, [i % 3 for i in range(in_channels)]] * (3 / in_channels)
+    return fitted.to(weight.dtype)
+
+
 def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Resize the embeddings of a checkpoint to those of the backbone."""
     for i, embed in enumerate(module.freq_embed):
@@ -88,7 +127,7 @@ def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: s
 
 
 def _report_fit(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Count in one log line what matches, is resized, missing and unexpected, before it is loaded.
+    """Count in one log line what matches, is fitted, missing and unexpected, before it is loaded.
 
     Here, for mmengine loads without ``load_state_dict`` of the module, and only warns of what does
     not fit.

@@ -41,7 +41,7 @@ class VHeat(BaseModule):
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``dims`` and, if
             wanted, ``post_norm``, ``layer_scale_init_value`` and ``mlp_ratio``.
-        in_channels: Channels of the images.
+        in_channels: Channels of the images; a checkpoint for three is adapted while it loads.
         img_size: Size of the images, a number or (height, width), that the frequency embeddings
             are made for.
         out_indices: Stages whose maps are returned, from 0; negative ones count from the last.

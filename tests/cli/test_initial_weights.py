@@ -8,6 +8,7 @@ import torch
 from mmvheat.cli.preflight import check_initial_weights
 from mmvheat.cli.prepare import prepare_testing, prepare_training
 from mmvheat.errors import UserError
+from mmvheat.models import VHeat
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -55,3 +56,25 @@ def test_the_published_backbones_name_theirs_otherwise(kind):
         check_initial_weights(model, 'config.py')
     model['backbone']['pretrained'] = None
     check_initial_weights(model, 'config.py')
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [(3, 4), (3, 1), (3, 12), (4, 3), (4, 5)])
+def test_channels_of_the_images(given, wanted, tmp_path):
+    """A backbone adapts a file for RGB images while it loads it, and no other."""
+    arch, path = dict(depths=[1, 1], dims=4), str(tmp_path / 'c.pth')
+    weights = VHeat(arch, in_channels=given, out_indices=1).state_dict()
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in weights.items()}), path)
+    backbone = dict(
+        type='mmvheat.VHeat',
+        arch=arch,
+        in_channels=wanted,
+        out_indices=(0, 1),
+        init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'),
+    )
+    if given == 3:
+        check_initial_weights(dict(backbone=backbone), 'config.py')
+        return
+    shapes = rf'conv1.weight \(2, {given}, 3, 3\), not \(2, {wanted}, 3, 3\)'
+    with pytest.raises(UserError, match=shapes) as raised:
+        check_initial_weights(dict(backbone=backbone), 'config.py')
+    assert '\n' not in str(raised.value)

@@ -21,7 +21,12 @@ from mmvheat.cli import preflight
 from mmvheat.cli.preflight import find_resumable, open_checkpoint
 from mmvheat.engine import SafeCheckpointHook, weights_fit
 from mmvheat.engine.runner import Runner
-from mmvheat.engine.weights_fit import check_start, check_weights_fit, report_weights
+from mmvheat.engine.weights_fit import (
+    WeightsFitHook,
+    check_start,
+    check_weights_fit,
+    report_weights,
+)
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
@@ -242,13 +247,13 @@ def test_weights_that_do_not_fit_are_refused(wrap, changes, said):
         check_weights_fit(wrap(_model()), _weights(**changes), 'c.pth')
 
 
-def _vheat(depths=(1, 1), dims=4, img_size=32):
+def _vheat(depths=(1, 1), dims=4, img_size=32, in_channels=3):
     arch = dict(depths=list(depths), dims=dims)
-    return VHeat(arch, img_size=img_size, out_indices=(0, 1))
+    return VHeat(arch, in_channels, img_size=img_size, out_indices=(0, 1))
 
 
-def _detector(classes=2, depths=(1, 1), dims=4):
-    model = nn.ModuleDict({'backbone': _vheat(depths, dims)})
+def _detector(classes=2, depths=(1, 1), dims=4, **changes):
+    model = nn.ModuleDict({'backbone': _vheat(depths, dims, **changes)})
     model['head'] = nn.ModuleDict({'fc': nn.Linear(3, classes)})
     return model
 
@@ -292,6 +297,29 @@ def test_all_that_fits_is_counted(logged, shapes):
         f'3x5 -> {height}x{width}), 0 missing, 0 unexpected'
     )
     assert logged == [(INFO, line)]
+
+
+@pytest.mark.parametrize('changes', [dict(in_channels=4), dict(img_size=64)])
+def test_what_the_backbone_fits_starts_a_training_and_resumes_none(changes, logged):
+    """The optimizer's state keeps the old shapes, with which its step writes out of bounds."""
+    weights, model = _detector().state_dict(), _detector(**changes)
+    check_start(model, weights, 'c.pth')
+    check_weights_fit(model, weights, 'c.pth')
+    assert logged == []
+    report_weights(model, weights, 'c.pth')
+    ((level, line),) = logged
+    words = 'adapted from 3 to 4 input channels' if 'in_channels' in changes else '8x8 -> 16x16'
+    assert level == INFO and line.count(words) == 1 and f'{len(weights)} keys matched' in line
+    runner = SimpleNamespace(
+        model=model, _load_from='c.pth', _train_dataloader=dict(), _resume=False
+    )
+    WeightsFitHook().after_load_checkpoint(runner, dict(state_dict=weights))
+    runner._resume = True
+    with pytest.raises(UserError, match='load_from=c.pth') as error:
+        WeightsFitHook().after_load_checkpoint(runner, dict(state_dict=weights))
+    assert 'another img_size or in_channels (backbone.' in str(error.value)
+    runner.model = _detector()
+    WeightsFitHook().after_load_checkpoint(runner, dict(state_dict=weights))
 
 
 @pytest.mark.parametrize('check', [check_start, check_weights_fit])

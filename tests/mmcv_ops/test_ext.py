@@ -23,8 +23,9 @@ BY_TYPE = (
     'deform_conv', 'modulated_deform_conv', 'saconv', 'carafe', 'deform_roi_pool', 'roi_align',
     'roi_pool', 'sync_bn', 'cc_attention', 'psa_mask', 'merge_cells', 'corner_pool',
 )  # fmt: skip
-# Of files that hold other functions, too; no library calls these.
-UNUSED = {'nms_rotated', 'nms_quadri'}
+# Of files that hold other functions, too; no library calls these. Lines are for CLRNet alone, which
+# onedl-mmdetection has beside mmdet's models.
+UNUSED = {'nms_rotated', 'nms_quadri', 'line_nms_forward'}
 
 
 def functions_of(file: Path) -> set[str]:

@@ -14,6 +14,7 @@ from mmvheat.checkpoint import fold_state_dict, write_checkpoint
 from mmvheat.errors import UserError
 from mmvheat.models import ARCHS, VHeatArch, VHeatClassifier
 from mmvheat.models.counting import count_model
+from mmvheat.models.load_hook import adapt_input_channels
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(depths=(1, 2), dims=(6, 10), post_norm=True, layer_scale_init_value=0.1, mlp_ratio=2.0)
@@ -240,3 +241,15 @@ def test_mmengine_files_keep_the_names_of_classes(tmp_path):
     arguments = dict(arch=golden_arch('tiny_like'), ignore_mismatched_sizes=True)
     assert VHeatClassifier.from_checkpoint(path, **arguments).classes == CLASSES
     assert VHeatClassifier.from_checkpoint(path, **arguments, num_classes=4).classes is None
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_files_for_rgb_images_fit_other_channels_and_no_others_do(channels, tmp_path):
+    path, arch = saved(tmp_path, mmengine(mmpretrain())), golden_arch('tiny_like')
+    model = VHeatClassifier.from_checkpoint(path, arch=arch, in_channels=channels)
+    weight = mmpretrain()['backbone.patch_embed.conv1.weight']
+    adapted = adapt_input_channels(weight, channels)
+    torch.testing.assert_close(model.backbone.patch_embed.conv1.weight, adapted)
+    torch.save(model.state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(UserError, match=rf'conv1.weight \(\d+, {channels}, 3, 3\), not'):
+        VHeatClassifier.from_checkpoint(tmp_path / 'other.pth', arch=arch, in_channels=3)

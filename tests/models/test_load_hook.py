@@ -10,8 +10,10 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import load_checkpoint, load_state_dict
 from torch import nn
 
+from mmvheat.checkpoint import change_file
 from mmvheat.errors import UserError
 from mmvheat.models import MMDET_VHEAT, VHeat
+from mmvheat.models.load_hook import adapt_input_channels
 
 ARCH = dict(depths=[1, 1], dims=4)
 LINE = 'keys matched, '
@@ -126,6 +128,118 @@ def test_weights_of_which_none_matches_are_refused(load, change, named, said, tm
     assert '\n' not in str(raised.value) and said() == []
     if load != 'init_cfg':
         assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+CONV = 'patch_embed.conv1.weight'
+CHANNELS = [1, 2, 4, 5, 12]
+WORDS = f'{CONV} adapted from 3 to {{}} input channels'
+
+
+@pytest.mark.parametrize('channels', [1, 3, 6, 12])
+def test_repeated_channels_give_what_the_image_gives(channels):
+    """One channel stands for three grey ones."""
+    rgb, other = build().eval(), build(in_channels=channels).eval()
+    other.load_state_dict(rgb.state_dict())
+    image = torch.rand(2, min(channels, 3), 32, 24)
+    with torch.no_grad():
+        expected = rgb(image.expand(2, 3, 32, 24))
+        outs = other(image.repeat(1, channels // image.size(1), 1, 1))
+    for out, want in zip(outs, expected, strict=True):
+        torch.testing.assert_close(out, want)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('channels', CHANNELS)
+def test_channels_are_adapted_as_timm_does(channels, dtype):
+    timm_models = pytest.importorskip('timm.models')
+    weight = torch.randn(8, 3, 3, 3, dtype=dtype)
+    adapted = adapt_input_channels(weight, channels)
+    assert adapted.dtype == dtype and adapted.shape == (8, channels, 3, 3)
+    # It computes float64 in float32.
+    expected = timm_models.adapt_input_conv(channels, weight)
+    torch.testing.assert_close(adapted, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('channels', CHANNELS[1:])
+def test_each_channel_is_one_of_the_three_scaled(channels):
+    weight = torch.randn(8, 3, 3, 3)
+    adapted = adapt_input_channels(weight, channels)
+    for i in range(channels):
+        torch.testing.assert_close(adapted[:, i] * channels, weight[:, i % 3] * 3)
+
+
+def assert_adapted(model, source, said):
+    """The first convolution is adapted, all else as in the source, and one line tells it."""
+    (record,) = said()
+    channels = model.patch_embed.conv1.in_channels
+    assert record.getMessage().count(WORDS.format(channels)) == 1
+    assert record.levelno == logging.INFO
+    state = model.state_dict()
+    assert state.keys() <= source.keys()
+    expected = dict(source, **{CONV: adapt_input_channels(source[CONV], channels)})
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize('load', LOADS)
+@pytest.mark.parametrize('channels', [1, 4, 12])
+def test_a_checkpoint_for_rgb_images_fits_other_channels(load, channels, said, tmp_path):
+    source, model = build().state_dict(), build(in_channels=channels)
+    LOADS[load](model, dict(source), tmp_path / 'x.pth')
+    assert_adapted(model, source, said)
+
+
+FORMS = ['published', 'classification', 'backbone', 'downstream']
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('form', FORMS)
+def test_files_of_every_form_fit_other_channels(form, suffix, said, tmp_path):
+    if suffix == '.safetensors':
+        pytest.importorskip('safetensors')
+    arch = dict(depths=[1, 1, 1, 1], dims=4)
+    backbone = VHeat(arch, img_size=32, out_indices=3)
+    published = backbone.state_dict()
+    for part in ('weight', 'bias'):
+        published[f'classifier.0.{part}'] = published.pop(f'outnorm3.{part}')
+    published |= {'classifier.3.weight': torch.ones(2, 32), 'classifier.3.bias': torch.ones(2)}
+    torch.save({'model': published}, tmp_path / 'vheat.pth')
+    path = str(tmp_path / f'{form}{suffix}')
+    change_file(str(tmp_path / 'vheat.pth'), path, form)
+    prefix = None if form == 'backbone' else 'backbone.'
+    init_cfg = dict(type='Pretrained', checkpoint=path, prefix=prefix)
+    model = VHeat(arch, in_channels=4, img_size=32, out_indices=3, init_cfg=init_cfg)
+    model.init_weights()
+    assert_adapted(model, backbone.state_dict(), said)
+
+
+def test_a_published_backbone_of_other_channels(said, tmp_path):
+    arguments = dict(depths=[1, 1, 1, 1], dims=4, post_norm=False, img_size=32)
+    source = MMDET_VHEAT(**arguments).state_dict()
+    torch.save({'model': source}, tmp_path / 'vheat.pth')
+    model = MMDET_VHEAT(**arguments, in_chans=4, pretrained=str(tmp_path / 'vheat.pth'))
+    model.init_weights()
+    assert_adapted(model, source, said)
+
+
+def test_a_folded_checkpoint_fits_other_channels(said):
+    source = build().fold().state_dict()
+    model = build(in_channels=4, inference_form=True)
+    model.load_state_dict(dict(source))
+    assert_adapted(model, source, said)
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [(4, 3), (4, 5), (1, 3), (12, 1)])
+def test_other_numbers_of_channels_do_not_fit(given, wanted, said):
+    """As torch says it; where mmengine only warns, in one line."""
+    state = build(in_channels=given).state_dict()
+    with pytest.raises(RuntimeError, match=f'size mismatch for {CONV}'):
+        build(in_channels=wanted).load_state_dict(state)
+    load_state_dict(build(in_channels=wanted), state)
+    _, record = said()
+    line = record.getMessage()
+    assert record.levelno == logging.WARNING and '\n' not in line
+    assert f'1 of another shape ({CONV} (2, {given}, 3, 3), not (2, {wanted}, 3, 3))' in line
 
 
 def test_a_head_alone_may_be_loaded(said):

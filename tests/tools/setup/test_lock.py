@@ -52,6 +52,7 @@ def needs(name: str, extras: list[str]):
 def test_the_lock_is_the_whole_stack():
     """It is installed without asking for more, so nothing that pyproject.toml needs may lack."""
     tomllib = pytest.importorskip('tomllib')
+    pytest.importorskip('uv', reason='not the locked stack')
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
     groups = [
         project['project']['dependencies'],
