@@ -2,11 +2,9 @@
 
 import argparse
 import io
-import logging
 import os
 import sys
 import tempfile
-import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command
 from mmvheat.cli.config import load_config, require, writable_folder
+from mmvheat.cli.model import check_device, hush, read_image
 from mmvheat.errors import UserError, config_errors
 
 # Names and scores on a smaller picture cannot be read.
@@ -50,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.show and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ):
         raise UserError('--show needs a display and there is none: leave it out')
-    image = _read_image(args.image)
+    image = read_image(args.image)
     out = _choose_out(args)
-    device = _check_device(args.device)
+    device = check_device(args.device)
 
     from mmengine.registry import MODELS, init_default_scope
 
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint.check_weights()
     cfg = load_config(args.config)
     require(cfg, args.config, ('model', 'test_dataloader'), 'testing')
-    _hush()
+    hush()
     init_default_scope(cfg.default_scope)
     # What the libraries print belongs to their own command lines.
     with redirect_stdout(io.StringIO()):
@@ -78,18 +77,6 @@ def main(argv: list[str] | None = None) -> None:
     _report(rows, _COLUMNS[cfg.default_scope], out)
 
 
-def _read_image(path: str) -> Any:
-    """Read an image as (H, W, 3) BGR, as the libraries do."""
-    import cv2
-
-    if not Path(path).is_file():
-        raise UserError(f'{path} does not exist or is no file: give the path of an image')
-    image = cv2.imread(path)
-    if image is None:
-        raise UserError(f'{path} cannot be read as an image: give a jpg, png, ...')
-    return image
-
-
 def _choose_out(args: argparse.Namespace) -> Path:
     """Choose the picture's name, one that OpenCV can write."""
     import cv2
@@ -101,35 +88,6 @@ def _choose_out(args: argparse.Namespace) -> Path:
     if out.resolve() == Path(args.image).resolve():
         raise UserError(f'--out {out} is the image itself: give another name')
     return out
-
-
-def _check_device(name: str | None) -> str:
-    """Check that tensors can live on a device."""
-    import torch
-    from mmengine.device import get_device
-
-    name = name or get_device()
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(f'--device {name} cannot be used: {text}') from error
-    return name
-
-
-def _hush() -> None:
-    """Silence what the libraries always say or warn of and what changes nothing here."""
-    from mmengine.logging import MMLogger
-
-    warnings.filterwarnings('ignore', category=UserWarning, module=r'mmseg\.models')
-    logger = MMLogger.get_current_instance()
-    logger.setLevel('WARNING')  # That all keys match is checked beforehand.
-    logger.addFilter(_says_something)
-
-
-def _says_something(record: logging.LogRecord) -> bool:
-    # mmengine looks for collate functions in mmdet and mmseg, which have none of their own.
-    return 'Failed to search registry' not in record.getMessage()
 
 
 def _build_inferencer(cfg: Any, checkpoint: str, device: str) -> Any:

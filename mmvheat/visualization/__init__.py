@@ -18,6 +18,7 @@ from .operators import (
 from .receptive_field import (
     SHARES,
     Square,
+    growing_squares,
     last_map,
     noise_images,
     receptive_field,
@@ -36,6 +37,7 @@ __all__ = [
     'find_backbone',
     'find_block',
     'group_means',
+    'growing_squares',
     'heat_at',
     'last_map',
     'magnitude_spectrum',

@@ -12,7 +12,16 @@ from mmvheat.models import VHeat
 
 from .extras import needs
 
-__all__ = ['SHARES', 'Square', 'last_map', 'noise_images', 'receptive_field', 'squares', 'timm_map']
+__all__ = [
+    'SHARES',
+    'Square',
+    'growing_squares',
+    'last_map',
+    'noise_images',
+    'receptive_field',
+    'squares',
+    'timm_map',
+]
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
 
@@ -77,18 +86,31 @@ def squares(field: np.ndarray, shares: Sequence[float] = SHARES) -> list[Square]
     Returns:
         A square for each of the shares; one that reaches over an edge of the image ends there.
     """
+    sides, areas, held = growing_squares(field)
+    # All of it may be a rounding less than 1.
+    places = np.searchsorted(held, np.multiply(shares, held[-1])).clip(max=len(held) - 1)
+    return [
+        Square(share, int(sides[i]), float(areas[i]))
+        for share, i in zip(shares, places, strict=True)
+    ]
+
+
+def growing_squares(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Follow what a receptive field holds from the centre outwards.
+
+    Args:
+        field: Shares of shape (H, W), see :func:`receptive_field`.
+
+    Returns:
+        Side in pixels, part of the image's area, and share of the field, for every square around
+        the centre, the smallest first.
+    """
     rows, columns = (np.abs(np.arange(side) - (side - 1) / 2) for side in field.shape)
     distance = np.maximum(rows[:, None], columns[None, :])
     reach, ring = np.unique(distance, return_inverse=True)
     ring = ring.ravel()
-    held = np.cumsum(np.bincount(ring, field.ravel()))
-    area = np.cumsum(np.bincount(ring)) / field.size
-    found = []
-    for share in shares:
-        # All of it may be a rounding less than 1.
-        i = min(np.searchsorted(held, share * held[-1]), len(reach) - 1)
-        found.append(Square(share, round(2 * reach[i]) + 1, float(area[i])))
-    return found
+    areas = np.cumsum(np.bincount(ring)) / field.size
+    return (2 * reach + 1).astype(int), areas, np.cumsum(np.bincount(ring, field.ravel()))
 
 
 def last_map(backbone: VHeat) -> Callable[[Tensor], Tensor]:
@@ -101,7 +123,10 @@ def last_map(backbone: VHeat) -> Callable[[Tensor], Tensor]:
 
 
 def timm_map(
-    name: str, image_size: tuple[int, int], pretrained: bool = False
+    name: str,
+    image_size: tuple[int, int],
+    pretrained: bool = False,
+    device: torch.device | str = 'cpu',
 ) -> Callable[[Tensor], Tensor]:
     """Make a function of images that gives the last map of a model of timm.
 
@@ -109,6 +134,7 @@ def timm_map(
         name: Its name in timm, such as ``'convnext_tiny'``.
         image_size: Height and width of the images.
         pretrained: Whether to take timm's weights, which it downloads. Else they are random.
+        device: Where it is to run.
 
     Returns:
         A function of images (B, 3, H, W) to the last map (B, C, h, w), before any norm behind it.
@@ -127,7 +153,7 @@ def timm_map(
             model = timm.create_model(name, **options)
     except Exception as error:  # A download may raise anything.
         raise UserError(f'timm cannot make {name}: {" ".join(str(error).split())}') from error
-    model.eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)
     layout = {'output_fmt': 'NCHW', 'intermediates_only': True}
     return lambda images: model.forward_intermediates(images, indices=1, **layout)[0]
 

@@ -39,7 +39,7 @@ def plot_point_heat(
     figure, panels = make_panels(len(maps), columns, title, aspect=aspect)
     for row, of_block, name in zip(panels, maps, names, strict=True):
         if image is not None:
-            show_map(row[0], image, image_size)
+            show_map(row[0], image, image.shape[:2])
             row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='white', ms=13, mew=3)
             row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='black', ms=12, mew=1.2)
         row[0].set_ylabel(f'{name}\nrow (px)')
@@ -51,7 +51,7 @@ def plot_point_heat(
         bar = figure.colorbar(coloured, ax=list(row[-len(times) :]), extend='min')
         bar.set_label('temperature (grey: negative)')
     for axes, time in zip(panels[0, -len(times) :], times, strict=True):
-        axes.set_title(f't = {time:g}' + ' (the block)' * (time == 1))
+        axes.set_title(f't = {time:g}')
     if image is not None:
         panels[0, 0].set_title('image and source')
     for axes in panels[-1]:

@@ -12,20 +12,25 @@ __all__ = ['plot_activations', 'plot_features']
 
 @styled
 def plot_features(
-    maps: Sequence[np.ndarray], image: np.ndarray, title: str, channels: int = 4
+    maps: Sequence[np.ndarray],
+    image: np.ndarray,
+    image_size: tuple[int, int],
+    title: str,
+    channels: int = 4,
 ) -> Figure:
     """Draw the maps of stages: their strength, and the channels that vary most.
 
     Args:
         maps: Map of shape (H_i, W_i, C_i) for each stage, see :func:`.stage_maps`.
         image: The image, of shape (H, W, 3).
+        image_size: Height and width that the maps are of: the image's, with its padding.
         title: Title of the picture.
         channels: How many channels to draw.
     """
-    size = image.shape[:2]
+    size = image_size
     figure, panels = make_panels(len(maps), channels + 2, title, aspect=size[0] / size[1])
     for i, (row, values) in enumerate(zip(panels, maps, strict=True)):
-        show_map(row[0], image, size)
+        show_map(row[0], image, image.shape[:2])
         strength = np.sqrt(np.square(values).mean(-1))
         coloured = show_map(row[1], strength, size, STRENGTH)
         figure.colorbar(coloured, ax=row[1])

@@ -6,13 +6,11 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from mmvheat.visualization.receptive_field import SHARES, squares
+from mmvheat.visualization.receptive_field import SHARES, growing_squares, squares
 
 from .style import HEAT, LINES, Figure, make_panels, show_map, styled
 
 __all__ = ['plot_receptive_fields']
-
-_CURVE = np.linspace(0.01, 0.999, 100)
 
 
 @styled
@@ -38,8 +36,8 @@ def plot_receptive_fields(fields: Sequence[np.ndarray], names: Sequence[str], ti
             sides.append(f'{square.side}')
         name_and_sides = f'{name}\nsides {", ".join(sides)} px'
         axes.set(title=name_and_sides, xlabel='column (px)', xlim=(0, width), ylim=(height, 0))
-        found = squares(field, _CURVE)
-        curve.plot([one.area for one in found], _CURVE, label=name, color=colour)
+        _, areas, held = growing_squares(field)
+        curve.plot(areas, held, label=name.replace('\n', ', '), color=colour)
     maps[0].set_ylabel('row (px)')
     bar = figure.colorbar(coloured, ax=maps, extend='min', aspect=30, shrink=0.8)
     bar.set_label('gradient (share of the largest)')
@@ -49,5 +47,5 @@ def plot_receptive_fields(fields: Sequence[np.ndarray], names: Sequence[str], ti
     )  # fmt: skip
     curve.set_title('from the centre outwards')
     curve.grid()
-    curve.legend(loc='lower right')
+    figure.legend(loc='outside lower center', ncols=len(fields))
     return figure
