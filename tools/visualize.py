@@ -3,9 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmvheat.cli.arguments import MODES, CfgOptions, OneLineParser, add_size_argument
 from mmvheat.cli.command import run_command
@@ -116,8 +115,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A picture and the numbers behind it.
 
     Attributes:
@@ -136,12 +134,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from mmvheat.cli.config import writable_folder
     from mmvheat.cli.model import check_device, load_model, read_image
+    from mmvheat.visualization.plots import save_figure
 
     arrays = [read_image(path) for path in args.images]
     outs = _choose_outs(args)
-    # Says what is missing before anything is computed.
-    from mmvheat.visualization import plots
-
     loaded = load_model(args.config, args.checkpoint, args.cfg_options, check_device(args.device))
     images = [loaded.prepare(array) for array in arrays]
     draw = globals()[f'draw_{args.what}']
@@ -152,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     writable_folder(args.out_dir, '--out-dir')
     for one, paths in zip(drawn, outs, strict=True):
         for path in paths:
-            plots.save_figure(one.figure, path)
+            save_figure(one.figure, path)
         _report(one, paths)
 
 

@@ -132,7 +132,7 @@ def load_model(
     opened.check_fit(model, exact=True)
     with redirect_stdout(io.StringIO()):
         load_checkpoint(model, checkpoint, map_location='cpu')
-    classes = class_names(opened.meta) or _classes(cfg)
+    classes = class_names({'meta': opened.meta}) or _classes(cfg)
     return LoadedModel(cfg, model.to(device).eval(), tuple(classes))
 
 

@@ -1,5 +1,6 @@
 """How heat spreads from a point: what a block does with a single hot cell of its map."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,8 @@ def point_heat(
         Temperature at each of the times, of shape (T, H, W), of k's dtype.
 
     Raises:
-        UserError: If the cell or the channel is outside of the map, or a time is negative.
+        UserError: If the cell or the channel is outside of the map, or a time is negative or
+            not finite.
     """
     height, width, channels = k.shape
     if not (0 <= cell[0] < height and 0 <= cell[1] < width):
@@ -66,10 +68,10 @@ def heat_at(k: Tensor, time: float) -> Tensor:
         Decay of shape (H, W, C) in [0, 1].
 
     Raises:
-        UserError: If the time is negative: heat does not flow back.
+        UserError: If the time is negative, for heat does not flow back, or not finite.
     """
-    if not time >= 0:
-        raise UserError(f'a time is not negative, got {time}')
+    if not 0 <= time < math.inf:
+        raise UserError(f'a time is a number from 0, got {time:g}')
     # Infinity times the time 0 would be NaN.
     return heat_decay(k.clamp(max=torch.finfo(k.dtype).max) * time)
 

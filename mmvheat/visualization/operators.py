@@ -1,5 +1,6 @@
 """Find the heat operators of a model, what they conduct with, and what they conduct."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -89,16 +90,19 @@ def block_diffusivity(
         Diffusivity of shape (H, W, C), in pixels of the map squared, not negative.
 
     Raises:
-        UserError: If there is no such block, or the backbone is folded for another size.
+        UserError: If there is no such block, the backbone is folded for another size, or the mode
+            cannot fit the embedding.
     """
     operator = find_block(backbone, stage, block).op
     stage %= len(backbone.layers)
     size = image_size or backbone.folded_for or backbone.img_size
     with torch.no_grad():
         if backbone.folded_for is None:
-            embed = resize_freq_embed(
-                backbone.freq_embed[stage], freq_embed_size(size, stage), mode
-            )
+            embed, target = backbone.freq_embed[stage], freq_embed_size(size, stage)
+            try:
+                embed = resize_freq_embed(embed, target, mode)
+            except ValueError as error:
+                raise UserError(str(error)) from error
             return operator.diffusivity(embed)
         _check_size(backbone, size)
         decay = operator.k_exp.detach()
@@ -119,10 +123,10 @@ def constant_diffusivity(size: tuple[int, int], k: float, channels: int = 1) -> 
         Diffusivity of shape (H, W, channels), float32.
 
     Raises:
-        UserError: If k is negative or no number.
+        UserError: If k is negative or not finite.
     """
-    if not k >= 0:
-        raise UserError(f'a diffusivity is not negative, got {k}')
+    if not 0 <= k < math.inf:
+        raise UserError(f'a diffusivity is a number from 0, got {k:g}')
     return torch.full((*size, channels), float(k))
 
 

@@ -6,7 +6,6 @@ import datetime
 import gc
 import importlib.metadata
 import json
-import math
 import platform
 import re
 import signal
@@ -212,38 +211,27 @@ class Benchmark:
         self.say(f'\n{title} (median [quartiles])')
         self._out.print(table)
 
-    def draw(self, *keys: str) -> None:
-        """Draw figures of all rows over their groups, if the command line asks for a picture.
+    def draw(self, *curves: str) -> None:
+        """Draw a picture of all rows, if the command line asks for one.
 
         Args:
-            keys: A panel for each of these attributes or figures, and for each measure.
+            curves: Figures to draw over the groups; none for bars of the ratios.
+
+        Raises:
+            UserError: If it cannot be written.
         """
         if not self.args.plot:
             return
-        from matplotlib.figure import Figure
+        from plotting import draw_bars, draw_curves
 
-        panels: dict[str, dict[str, dict[str, float]]] = {}
-        for row in sorted(self.rows, key=lambda row: _size(row.group)):
-            for key in keys:
-                title = f'{row.measure}: {key.replace("_", " ")}'
-                value = (vars(row) | row.figures).get(key)
-                if value is not None:
-                    curve = panels.setdefault(title, {}).setdefault(row.name, {})
-                    curve[row.group] = value.median if isinstance(value, Spread) else value
-        drawn = Figure(figsize=(5.2 * max(1, len(panels)), 4), layout='constrained')
-        axes = drawn.subplots(1, max(1, len(panels)), squeeze=False)[0]
-        for (title, curves), axis in zip(panels.items(), axes, strict=False):
-            for name, curve in curves.items():
-                axis.plot(list(curve), list(curve.values()), 'o-', label=name)
-            axis.set(title=title, yscale='log')
-            axis.tick_params('x', rotation=45)
-            axis.grid(alpha=0.3)
-            axis.legend()
+        from mmvheat.visualization.plots import save_figure
+
+        path = self.args.plot
         try:
-            self.args.plot.parent.mkdir(parents=True, exist_ok=True)
-            drawn.savefig(self.args.plot, dpi=120)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f'cannot write {self.args.plot}: {error.strerror}') from error
+            raise UserError(f'{path} cannot be written: {error.strerror}') from error
+        save_figure(draw_curves(self.rows, curves) if curves else draw_bars(self.rows), path)
 
 
 def release(device: torch.device) -> None:
@@ -262,11 +250,6 @@ def _reason(error: Exception) -> str:
         return 'out of memory'
     first = next(iter(str(error).strip().splitlines()), '')
     return f'{type(error).__name__}: {first}'[:120]
-
-
-def _size(group: str) -> int:
-    """Product of the numbers in the name of a group."""
-    return math.prod(map(int, re.findall(r'\d+', group)))
 
 
 def _plain(value: object) -> object:

@@ -59,7 +59,7 @@ def benchmark(args: argparse.Namespace) -> None:
                 show(bench, scale, form_of(phases), rows)
                 del group
                 release(args.device)
-    bench.draw('ratio')
+    bench.draw()
 
 
 def form_of(phases: Sequence[str]) -> str:

@@ -1,7 +1,4 @@
-"""Pictures of what :mod:`mmvheat.visualization` computes, as matplotlib figures in one style.
-
-Needs the extra ``visualization``.
-"""
+"""Pictures of what :mod:`mmvheat.visualization` computes, as matplotlib figures in one style."""
 
 from .frequencies import plot_decay, plot_diffusivity, plot_spectrum
 from .heat import plot_point_heat

@@ -78,8 +78,8 @@ def plot_spectrum(
     """
     figure, panels = make_panels(len(before), 4, title, size=2.4)
     for row, one, other, name in zip(panels, before, after, names, strict=True):
-        floor = max(min(one.min(), other.min()), one.max() * 1e-6)
-        norm = LogNorm(floor, max(one.max(), floor * 10))
+        largest = one.max() or 1
+        norm = LogNorm(np.clip(min(one.min(), other.min()), largest / 1e6, largest / 10), largest)
         for axes, values in zip(row, (one, other), strict=False):
             coloured = show_frequencies(axes, values, STRENGTH, norm)
         figure.colorbar(coloured, ax=list(row[:2])).set_label('magnitude')
@@ -88,7 +88,7 @@ def plot_spectrum(
         figure.colorbar(shown, ax=row[2]).set_label('after / before')
         for values, label in ((one, 'before'), (other, 'after')):
             row[3].plot(*radial_profile(values), 'o-', label=label)
-        row[3].set(yscale='log', ylabel='magnitude')
+        row[3].set(yscale='log' if one.any() else 'linear', ylabel='magnitude')
         row[3].grid()
         row[0].set_ylabel(f'{name}\n{_DOWN}')
     heads = ('before conduction', 'after', 'what is left', 'by length')

@@ -12,21 +12,14 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from mmvheat.errors import UserError
-
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-except ImportError as error:
-    raise UserError(
-        f'matplotlib cannot be imported ({error}): install the extra `visualization` of mmvheat '
-        "(pip install '.[visualization]' in its clone)"
-    ) from error
 
 __all__ = [
     'DIFFUSIVITY',
@@ -35,7 +28,6 @@ __all__ = [
     'LINES',
     'SIGNED',
     'STRENGTH',
-    'Axes',
     'Figure',
     'figure_png',
     'make_panels',
