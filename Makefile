@@ -22,8 +22,8 @@ setup:  ## make .venv with the locked stack (MMCV=compiled: mmcv's own ops; TORC
 	  exit 2; fi; "$$python" tools/setup/setup_env.py
 
 lock:  ## resolve the stack anew from pyproject.toml (LOCK_ARGS=--upgrade: to newest versions)
-	@.venv/bin/uv pip compile -q --universal --python-version 3.10 --only-binary :all: --generate-hashes \
-	  --no-annotate --custom-compile-command 'make lock' --extra dev --group setup $(LOCK_ARGS) \
+	@.venv/bin/uv pip compile -q --universal --python-version 3.10 --only-binary :all: --no-binary grad-cam \
+	  --generate-hashes --no-annotate --custom-compile-command 'make lock' --extra dev --group setup $(LOCK_ARGS) \
 	  --output-file tools/setup/lock.txt pyproject.toml
 
 DEMO_LENGTH = $(if $(filter-out 0,$(FULL)),--full)

@@ -29,6 +29,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate by the real batch size / auto_scale_lr.base_batch_size',
     )
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='write the curves for TensorBoard too: tensorboard --logdir WORK_DIR shows them',
+    )
     parser.add_argument('--seed', type=int, help='seed of the run (randomness.seed)')
     parser.add_common_arguments()
     return parser.parse_args(argv)

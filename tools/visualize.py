@@ -285,7 +285,9 @@ def draw_features(args: argparse.Namespace, loaded: 'LoadedModel', image: 'Image
         (f'stage {i}', ' x '.join(map(str, one.shape)), f'{(one**2).mean() ** 0.5:.3f}')
         for i, one in enumerate(maps)
     ]
-    figure = plot_features(maps, image.picture, image.inputs.shape[2:], _title('Maps', args))
+    figure = plot_features(
+        maps, image.picture, image.inputs.shape[2:], _title('Maps of the stages', args)
+    )
     return Drawn(figure, ('stage', 'map', 'rms'), rows)
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def prepare_training(args: argparse.Namespace) -> tuple[Config, Checkpoint | Non
                 'the batch size, over all devices, that its learning rate is for'
             )
         cfg.auto_scale_lr.enable = True
+    if args.tensorboard:
+        _add_tensorboard(cfg)
     start = _choose_start(cfg, args.resume, open_once)
     _finish(cfg, args)
     return cfg, start
@@ -130,6 +133,19 @@ def _choose_precision(cfg: Config, amp: bool) -> None:
         cfg.optim_wrapper.type = 'mmvheat.CPUAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(name, None)
+
+
+def _add_tensorboard(cfg: Config) -> None:
+    """Let the config's visualizer write curves for TensorBoard beside what it writes."""
+    if find_spec('tensorboard') is None:
+        raise UserError(
+            '--tensorboard needs tensorboard, which is not installed: pip install tensorboard'
+        )
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    backends = list(visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
+    if not any(backend['type'] == 'TensorboardVisBackend' for backend in backends):
+        backends.append(dict(type='TensorboardVisBackend'))
+    cfg.visualizer = dict(visualizer, vis_backends=backends)
 
 
 def _choose_start(

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,7 +45,7 @@ def test_a_group_starts_and_leaves_no_thread(launcher, names, monkeypatch):
     assert os.environ['LOCAL_RANK'] == '0'
     model = DistributedDataParallel(nn.Linear(2, 2))
     model.cycle = [model]  # as a Runner and its hooks are
-    assert _gloo_threads() > 0
+    assert _gloo_threads() > 0 or torch.__version__ < (2, 7), 'older ones give them no names'
     del model
     end_group()
     assert not dist.is_initialized()

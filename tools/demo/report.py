@@ -8,7 +8,7 @@ from lengths import length_of
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ['Outcome', 'load_reference', 'report']
+__all__ = ['Outcome', 'load_reference', 'report', 'table_of']
 
 
 @dataclass
@@ -23,6 +23,41 @@ class Outcome:
     pictures: list[str] = field(default_factory=list)
 
 
+def table_of(outcome: Outcome, reference: Outcome | None) -> tuple[list[str], list[list[str]]]:
+    """Give header and rows of a run's table.
+
+    Args:
+        outcome: The run.
+        reference: For a run from scratch, the pretrained one to compare with.
+    """
+    scratch = outcome.scratch
+    header = [
+        'figure',
+        'from scratch' if scratch else 'value',
+        'pretrained' if scratch else 'floor',
+        'training',
+        'testing',
+    ]
+    runs = {
+        'top-1': ('cls', 'cls-test'),
+        'box AP': ('det', 'det-test'),
+        'mask AP': ('det', 'det-test'),
+        'mIoU': ('seg', 'seg-test'),
+        'mIoU (TTA)': ('seg', 'seg-tta'),
+    }
+    beside = (reference.figures if reference else {}) if scratch else _floors(outcome)
+    rows = []
+    for name, value in outcome.figures.items():
+        times = [f'{outcome.seconds[run]:.0f} s' for run in runs[name]]
+        other = f'{beside[name]:.1f}' if name in beside else '-'
+        rows.append([name, f'{value:.1f}', other, *times])
+    return header, rows
+
+
+def _floors(outcome: Outcome) -> dict[str, float]:
+    return length_of(outcome.full).floors | {'mIoU (TTA)': outcome.figures['mIoU']}
+
+
 def report(outcome: Outcome, reference: Outcome | None, console: Console) -> list[str]:
     """Print the table and say what is below its floor.
 
@@ -34,36 +69,20 @@ def report(outcome: Outcome, reference: Outcome | None, console: Console) -> lis
     Returns:
         One line for every figure that is below its floor.
     """
-    figures, seconds, length = outcome.figures, outcome.seconds, length_of(outcome.full)
+    figures, length = outcome.figures, length_of(outcome.full)
     table = Table(title='from scratch' if outcome.scratch else 'mmvheat demo')
-    table.add_column('figure')
-    table.add_column('from scratch' if outcome.scratch else 'value', justify='right')
-    table.add_column('pretrained' if outcome.scratch else 'floor', justify='right')
-    table.add_column('training', justify='right')
-    table.add_column('testing', justify='right')
-    runs = {
-        'top-1': ('cls', 'cls-test'),
-        'box AP': ('det', 'det-test'),
-        'mask AP': ('det', 'det-test'),
-        'mIoU': ('seg', 'seg-test'),
-        'mIoU (TTA)': ('seg', 'seg-tta'),
-    }
-    floors = length.floors | {'mIoU (TTA)': figures['mIoU']}
-    beside = (reference.figures if reference else {}) if outcome.scratch else floors
-    for name, value in figures.items():
-        training, testing = (f'{seconds[run]:.0f} s' for run in runs[name])
-        other = f'{beside[name]:.1f}' if name in beside else '-'
-        table.add_row(name, f'{value:.1f}', other, training, testing)
+    header, rows = table_of(outcome, reference)
+    for number, name in enumerate(header):
+        table.add_column(name, justify='right' if number else 'left')
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
-    console.print(f'{sum(seconds.values()):.0f} s in all')
-    console.print('Pictures, from top to bottom scenes, truth and predictions:')
-    for picture in outcome.pictures:
-        console.print(f'  {picture}', highlight=False)
+    console.print(f'{sum(outcome.seconds.values()):.0f} s in all')
 
     if not outcome.scratch:
         return [
             f'{name} is {figures[name]:.1f}, below its floor of {floor:.1f}'
-            for name, floor in floors.items()
+            for name, floor in _floors(outcome).items()
             if figures[name] < floor
         ]
     if reference is None:

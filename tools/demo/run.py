@@ -16,7 +16,7 @@ from pathlib import Path
 from commands import run_command
 from lengths import length_of
 from progress import StepProgress
-from report import Outcome, load_reference, report
+from report import Outcome, load_reference, report, table_of
 from rich.console import Console
 
 from mmvheat.cli import command
@@ -27,6 +27,22 @@ TOP = Path(__file__).resolve().parents[2]
 sys.path.append(str(TOP / 'tools'))
 DATA = TOP / 'data' / 'digits'
 PROCESSES = '2'
+# The pictures of the report, in its order: heading and caption by name.
+PICTURES = {
+    'mask-rcnn': ('Mask R-CNN', 'Validation scenes, the truth, and what the detector found.'),
+    'upernet': ('UperNet', 'Validation scenes, the truth, and what the segmentor made of them.'),
+    'heat': (
+        'Heat of a digit',
+        "How heat spreads from a pixel of a digit in the last block of each stage of UperNet's "
+        'backbone; t = 1 is what the block does.',
+    ),
+    'diffusivity': (
+        'Diffusivity',
+        'What the last block of each stage learned for each frequency, by groups of channels: '
+        'a large k lets heat of this frequency fade fast.',
+    ),
+    'losses': ('Losses', 'The loss of each training over its iterations.'),
+}
 
 
 class Demo:
@@ -76,8 +92,8 @@ class Demo:
         logged = self._test(title, length.segmentor, segmentor, 'seg-tta', '--tta')
         figures['mIoU (TTA)'] = logged['mIoU']
 
-        with self._step('Draw predictions', 'pictures'):
-            self._draw()
+        with self._step('Draw predictions, heat, diffusivity and losses', 'pictures') as log:
+            self._draw(segmentor, log)
         result = json.dumps(asdict(self.outcome), indent=2)
         (self.work_dir / 'results.json').write_text(result + '\n')
         return self.outcome
@@ -142,24 +158,45 @@ class Demo:
         with self._step('Convert its checkpoint from 64 to 128 pixels', 'convert') as log:
             run_command(command, TOP, log, self.console)
 
-    def _draw(self) -> None:
-        """Draw predictions beside the truth."""
-        from pictures import draw_detections, draw_segmentations
+    def _draw(self, segmentor: Path, log: Path) -> None:
+        """Draw predictions beside the truth, and what the segmentor's backbone does."""
+        from page import draw_curves
+        from pictures import draw_detections, draw_segmentations, largest_instance
 
-        scenes = DATA / 'scenes'
-        pictures = [
-            draw_detections(
-                self.work_dir / 'det-test' / 'predictions.pkl',
-                scenes / 'annotations' / 'instances_val.json',
-                self.work_dir / 'mask-rcnn.png',
-            ),
-            draw_segmentations(
-                self.work_dir / 'seg-test' / 'predictions.pkl',
-                scenes / 'val' / 'masks',
-                self.work_dir / 'upernet.png',
-            ),
-        ]
-        self.outcome.pictures = [str(path) for path in pictures]
+        scenes, folder = DATA / 'scenes', self.work_dir
+        truth = scenes / 'annotations' / 'instances_val.json'
+        draw_detections(folder / 'det-test' / 'predictions.pkl', truth, folder / 'mask-rcnn.png')
+        predictions = folder / 'seg-test' / 'predictions.pkl'
+        draw_segmentations(predictions, scenes / 'val' / 'masks', folder / 'upernet.png')
+        runs = {'classifier': 'cls', 'Mask R-CNN': 'det', 'UperNet': 'seg'}
+        if self.outcome.scratch:
+            del runs['classifier']
+        draw_curves({title: folder / name for title, name in runs.items()}, folder / 'losses.png')
+
+        file, pixel = largest_instance(truth)
+        image = str(scenes / 'val' / 'images' / file)
+        for kind, *options in (('heat', image, '--pixel', *map(str, pixel)), ('diffusivity',)):
+            command = [sys.executable, 'tools/visualize.py', kind, str(self.length.segmentor)]
+            command += [str(segmentor), *options, '--out-dir', str(folder / kind)]
+            run_command(command, TOP, log, self.console)
+            (drawn,) = (folder / kind).glob('*.png')
+            drawn.replace(folder / f'{kind}.png')
+            (folder / kind).rmdir()
+        self.outcome.pictures = [str(folder / f'{name}.png') for name in PICTURES]
+
+
+def write_report(
+    outcome: Outcome, reference: Outcome | None, below: list[str], work_dir: Path
+) -> Path:
+    """Write what a run ended with as a page."""
+    from page import Picture, write_page
+
+    pictures = [Picture(Path(path), *PICTURES[Path(path).stem]) for path in outcome.pictures]
+    kind = 'from scratch' if outcome.scratch else 'pretrained'
+    about = f'Seed {outcome.seed}, {sum(outcome.seconds.values()):.0f} s in all.'
+    table = table_of(outcome, reference)
+    page = work_dir / 'report.html'
+    return write_page(page, f'mmvheat demo, {kind}', about, table, below, pictures)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -194,7 +231,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f'the logs are in {work_dir / "logs"}') from stop
     reference = load_reference(top / 'pretrained' / 'results.json', args.seed, args.full)
-    below = report(outcome, reference if args.scratch else None, console)
+    reference = reference if args.scratch else None
+    below = report(outcome, reference, console)
+    console.print(f'Report with pictures: {write_report(outcome, reference, below, work_dir)}')
     for line in below:
         print(f'error: {line}', file=sys.stderr)
     return 1 if below else 0

@@ -31,9 +31,10 @@ _PNG_OPTIONS = (
     1,
     cv2.IMWRITE_PNG_STRATEGY,
     cv2.IMWRITE_PNG_STRATEGY_RLE,
-    cv2.IMWRITE_PNG_FILTER,
-    cv2.IMWRITE_PNG_FILTER_SUB,
 )
+# From opencv 4.12 on.
+if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
+    _PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 
 
 def build_digits(

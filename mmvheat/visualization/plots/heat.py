@@ -35,7 +35,7 @@ def plot_point_heat(
         The picture. Black is near 0, grey below it.
     """
     columns = len(times) + (image is not None)
-    aspect = min(max(image_size[0] / image_size[1], 0.4), 2)
+    aspect = image_size[0] / image_size[1]
     figure, panels = make_panels(len(maps), columns, title, aspect=aspect)
     for row, of_block, name in zip(panels, maps, names, strict=True):
         if image is not None:
@@ -49,7 +49,7 @@ def plot_point_heat(
             shown = np.ma.masked_less(temperature, -norm.vmin).clip(norm.vmin / 2)
             coloured = show_map(axes, shown, image_size, HEAT, norm)
         bar = figure.colorbar(coloured, ax=list(row[-len(times) :]), extend='min')
-        bar.set_label('temperature (grey: negative)')
+        bar.set_label('temperature\n(grey: negative)')
     for axes, time in zip(panels[0, -len(times) :], times, strict=True):
         axes.set_title(f't = {time:g}')
     if image is not None:

@@ -42,7 +42,7 @@ def plot_features(
         for axes in row[2 + len(most) :]:
             axes.set_axis_off()
         figure.colorbar(shown, ax=list(row[2:])).set_label('value')
-        row[0].set_ylabel(f'stage {i}, {values.shape[0]} × {values.shape[1]}\nrow (px)')
+        row[0].set_ylabel(f'stage {i}\n{values.shape[0]} × {values.shape[1]}\nrow (px)')
         row[1].set_title('rms of channels')
     panels[0, 0].set_title('image')
     for axes in panels[-1]:
@@ -77,5 +77,5 @@ def plot_activations(
     for axes in panels[0]:
         axes.set_xlabel('column (px)')
     bar = figure.colorbar(coloured, ax=list(panels[0, 1:]))
-    bar.set_label('activation (share of the largest)')
+    bar.set_label('activation\n(share of the largest)')
     return figure

@@ -127,14 +127,18 @@ def make_panels(
         rows: Rows of panels.
         columns: Panels in each.
         title: Title of the whole.
-        size: Width of a panel, in inches.
-        aspect: Its height over its width.
+        size: Width and height of a square panel, in inches; others have its area.
+        aspect: Height of a panel over its width.
 
     Returns:
         The figure, and its axes as an array of shape (rows, columns).
     """
-    width = columns * (size + 0.35) + 1
-    figure = Figure(figsize=(width, rows * (size * aspect + 0.4) + 0.7))
+    # Names beside and above a panel need room, however flat or narrow it is.
+    aspect = min(max(aspect, 0.3), 3)
+    width, height = (max(size * math.sqrt(part), 1.6) for part in (1 / aspect, aspect))
+    # The title needs some, too.
+    width = max(columns * (width + 0.35) + 1, 6)
+    figure = Figure(figsize=(width, rows * (height + 0.4) + 0.7))
     figure.suptitle(title)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
