@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
 from mmvheat.cli.arguments import OneLineParser
-from mmvheat.cli.command import run_command
+from mmvheat.cli.command import run_main
+from mmvheat.errors import UserError
 
 TOP = Path(__file__).resolve().parents[1]
 DEMO = TOP / 'work_dirs' / 'demo' / 'pretrained'
@@ -48,27 +48,57 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Load the models and serve until it is interrupted."""
     args = parse_args(argv)
-    from mmvheat.cli.model import check_device
-    from mmvheat.visualization.extras import needs
-
-    needs('gradio', 'gradio', 'app')
-    from heat_page.models import demo_pairs, load_models
-
     pairs = list(zip(args.config, args.checkpoint, strict=True)) or demo_pairs(DEMO)
-    models = load_models(pairs, check_device(args.device), Path.cwd() if args.config else TOP)
     # Uploads and pictures live as long as the page.
     with tempfile.TemporaryDirectory(prefix='mmvheat-app-') as folder:
+        # gradio asks for it when it is imported.
         os.environ['GRADIO_TEMP_DIR'] = folder
+        from mmvheat.cli.model import check_device
+        from mmvheat.visualization.extras import needs
+
+        needs('gradio', 'gradio', 'app')
         from heat_page.answers import Answers
         from heat_page.layout import Page
+        from heat_page.models import load_models
 
-        page = Page(Answers(models))
-        url = page.serve(args.host, args.port)
-        print(f'page: {url} (Ctrl-C ends it)', flush=True)
+        home = Path.cwd() if args.config else TOP
+        page = Page(Answers(load_models(pairs, check_device(args.device), home)))
+        print(f'page: {page.serve(args.host, args.port)} (Ctrl-C ends it)', flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
+            pass
+        finally:
             page.blocks.close(verbose=False)
+
+
+def demo_pairs(work_dir: Path) -> list[tuple[str, str]]:
+    """Find what ``make demo`` trained: the config and the last checkpoint of each of its models.
+
+    Args:
+        work_dir: Where it did.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    pairs = []
+    for folder in (work_dir / name for name in ('cls', 'det', 'seg')):
+        # A training writes its config beside its checkpoints.
+        configs = sorted(folder.glob('*.py'))
+        checkpoints = sorted(folder.glob('iter_*.pth'), key=_iteration)
+        if configs and checkpoints:
+            pairs.append((str(configs[-1]), str(checkpoints[-1])))
+    if not pairs:
+        raise UserError(
+            f'there are no checkpoints of the demo in {work_dir}: train them with `make demo`, or '
+            'name a model, --config CONFIG --checkpoint CKPT'
+        )
+    return pairs
+
+
+def _iteration(checkpoint: Path) -> int:
+    number = checkpoint.stem.removeprefix('iter_')
+    return int(number) if number.isdecimal() else -1
 
 
 def _port(text: str) -> int:
@@ -78,4 +108,4 @@ def _port(text: str) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command(main))
+    run_main(main)

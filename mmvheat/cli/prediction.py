@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ['Predictor', 'enlarge', 'enlargement', 'load_predictor']
 
 # Names and scores on a smaller picture cannot be read.
-_SHORTEST_SIDE = 384
+_SHORTEST_SIDE, _LONGEST_SIDE = 384, 2048
 _TOP = 5
 _COLUMNS = {
     'mmpretrain': ('class', 'score'),
@@ -185,7 +185,7 @@ def load_predictor(config: str, checkpoint: str, device: str) -> Predictor:
 
 def enlargement(size: Sequence[int]) -> int:
     """Tell how many times a picture of a height and width is enlarged, so that it can be read."""
-    return -(-_SHORTEST_SIDE // min(size))
+    return max(1, min(-(-_SHORTEST_SIDE // min(size)), _LONGEST_SIDE // max(size)))
 
 
 def enlarge(image: 'np.ndarray', factor: int) -> 'np.ndarray':

@@ -16,7 +16,6 @@ from mmvheat.cli.prediction import enlarge, enlargement
 from mmvheat.errors import UserError
 from mmvheat.visualization import (
     block_diffusivity,
-    find_block,
     map_cell,
     operator_input,
     point_heat,
@@ -28,8 +27,8 @@ from .uploads import read_photo
 
 __all__ = ['Answers', 'Found', 'Heat']
 
-# The libraries keep scopes and pictures for the whole process.
-_LIBRARIES = Lock()
+# What runs models: the libraries keep scopes and pictures for the whole process.
+_ONE_AT_A_TIME = Lock()
 _IMAGES, _BLOCKS = 16, 8
 _MARK = 7
 
@@ -114,7 +113,7 @@ class Answers:
         """Let a model find what is in an image."""
         predictor = self.model(name).predictor
         photo, _ = self._image(name, _given(path))
-        with _LIBRARIES:
+        with _ONE_AT_A_TIME:
             sample = predictor.predict(photo)
             rows = predictor.describe(sample)
             return Found(predictor.draw(photo, sample), predictor.columns, rows)
@@ -164,16 +163,17 @@ class Answers:
     def _make_image(self, name: str, path: str) -> tuple[np.ndarray, Image]:
         loaded = self.model(name).loaded
         photo = read_photo(path)
-        with _LIBRARIES:
+        with _ONE_AT_A_TIME:
             return photo, loaded.prepare(photo)
 
     def _make_diffusivity(self, name: str, size: tuple[int, int], stage: int, block: int) -> Tensor:
         return block_diffusivity(self.model(name).backbone, stage, block, size)
 
     def _make_source(self, name: str, path: str, stage: int, block: int) -> Tensor:
-        backbone = self.model(name).backbone
-        find_block(backbone, stage, block)
-        return operator_input(backbone, self._image(name, path)[1].inputs, stage, block)[0]
+        backbone, image = self.model(name).backbone, self._image(name, path)[1]
+        # A hook records it, and would record what others run meanwhile.
+        with _ONE_AT_A_TIME:
+            return operator_input(backbone, image.inputs, stage, block)[0]
 
 
 def _given(path: str | None) -> str:

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-# gradio asks for it when it is imported.
-os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-
 import gradio as gr
+import numpy as np
 
 from mmvheat.errors import UserError
 from mmvheat.visualization.plots.style import HEAT
@@ -20,6 +16,9 @@ from .answers import Answers, Found, Heat
 from .uploads import FORMATS, LONGEST_SIDE, MAX_BYTES, MAX_PIXELS
 
 __all__ = ['Page']
+
+# For what gradio asks on its own, beside the option of the page.
+os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
 
 _LONGEST, _MOST, _FRAMES = 16.0, 8.0, 33
 _KEPT, _SECONDS = 3600, 20
@@ -31,7 +30,9 @@ _STYLE = """
 .sharp img { image-rendering: pixelated; width: 100%; }
 #image img { cursor: crosshair; }
 #examples .thumbnail-item { aspect-ratio: 1; height: auto; }
-#examples .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; grid-auto-rows: auto; }
+#examples .grid-container {
+  grid-template-columns: repeat(5, minmax(0, 1fr)) !important; grid-auto-rows: auto;
+}
 .small p { font-size: 0.85em; }
 #rows table, #rows tr { border: none; }
 #rows table { width: 100%; border-collapse: collapse; font-size: 0.9em; }
@@ -67,7 +68,7 @@ class Page:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        # Only what is older than an hour and not an example is deleted.
+        # Pictures and uploads older than an hour are deleted.
         with gr.Blocks(
             title='Heat in a vHeat',
             analytics_enabled=False,
@@ -80,18 +81,18 @@ class Page:
                 elem_id='model',
             )  # fmt: skip
             with gr.Row():
-                with gr.Column(min_width=280):
-                    self._add_controls()
                 with gr.Column(min_width=240):
+                    self._add_controls()
+                with gr.Column(min_width=200):
                     self._image = _picture('Image as the model sees it: click a pixel', 'image')
                     with gr.Row():
-                        self._row = gr.Number(0, label='Row', precision=0, min_width=80)
-                        self._column = gr.Number(0, label='Column', precision=0, min_width=80)
-                with gr.Column(min_width=240):
+                        self._row = _place('Row')
+                        self._column = _place('Column')
+                with gr.Column(min_width=200):
                     self._heat = _picture('Heat of the pixel', 'heat')
                     self._scale = gr.HTML()
                     self._words = gr.Markdown(elem_id='words')
-                with gr.Column(min_width=240):
+                with gr.Column(min_width=200):
                     self._found = _picture('What the model finds', 'found')
                     self._rows = gr.HTML(elem_id='rows')
             self._connect()
@@ -108,8 +109,12 @@ class Page:
             label='Examples', columns=5, allow_preview=False, object_fit='cover', buttons=[],
             height=160, show_label=False, elem_id='examples',
         )  # fmt: skip
-        self._stage = gr.Slider(0, 3, 0, step=1, label='Stage', elem_id='stage')
-        self._block = gr.Slider(0, 1, 0, step=1, label='Block', elem_id='block')
+        depths = [self._answers.depths(model.name) for model in self._answers.models]
+        last_stage = max(map(len, depths)) - 1
+        # A slider needs two places.
+        last_block = max(max(map(max, depths)) - 1, 1)
+        self._stage = gr.Slider(0, last_stage, 0, step=1, label='Stage', elem_id='stage')
+        self._block = gr.Slider(0, last_block, 0, step=1, label='Block', elem_id='block')
         self._time = gr.Slider(
             0, _LONGEST, 1, step=0.1, label='Time t', elem_id='time', info='1: what the block does'
         )
@@ -191,7 +196,6 @@ class Page:
     @_in_words()
     def _block_slider(self, name: str, stage: int) -> Any:
         depth = self._answers.depths(name)[int(stage)]
-        # A slider needs two places.
         return gr.Slider(maximum=max(depth - 1, 1), value=depth - 1, visible=depth > 1)
 
     @_in_words()
@@ -278,6 +282,10 @@ def _picture(title: str, name: str) -> gr.Image:
         label=title, show_label=False, format='png', interactive=False, buttons=[], elem_id=name,
         elem_classes='sharp',
     )  # fmt: skip
+
+
+def _place(title: str) -> gr.Number:
+    return gr.Number(0, label=title, precision=0, min_width=80, elem_id=title.lower())
 
 
 def _table(found: Found) -> str:

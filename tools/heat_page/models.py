@@ -8,11 +8,10 @@ from typing import Any
 
 from mmvheat.cli.model import LoadedModel
 from mmvheat.cli.prediction import Predictor, load_predictor
-from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 from mmvheat.visualization import find_backbone
 
-__all__ = ['ShownModel', 'demo_pairs', 'example_images', 'load_models']
+__all__ = ['ShownModel', 'example_images', 'load_models']
 
 _KINDS = {'mmpretrain': 'classifier', 'mmdet': 'detector', 'mmseg': 'segmentor'}
 _EXAMPLES = 10
@@ -74,30 +73,6 @@ def load_models(pairs: Sequence[tuple[str, str]], device: str, home: Path) -> li
     return models
 
 
-def demo_pairs(work_dir: Path) -> list[tuple[str, str]]:
-    """Find what ``make demo`` trained: the config and the last checkpoint of each of its models.
-
-    Args:
-        work_dir: Where it did.
-
-    Raises:
-        UserError: If there is nothing.
-    """
-    pairs = []
-    for folder in (work_dir / name for name in ('cls', 'det', 'seg')):
-        # A training writes its config beside its checkpoints.
-        configs = sorted(folder.glob('*.py'))
-        checkpoints = sorted(folder.glob('iter_*.pth'), key=_iteration)
-        if configs and checkpoints:
-            pairs.append((str(configs[-1]), str(checkpoints[-1])))
-    if not pairs:
-        raise UserError(
-            f'there are no checkpoints of the demo in {work_dir}: train them with `make demo`, or '
-            'name a model, --config CONFIG --checkpoint CKPT'
-        )
-    return pairs
-
-
 def example_images(dataset: Any, home: Path) -> tuple[Path, ...]:
     """Find some images of a data set: of a folder of classes, one of each class.
 
@@ -119,8 +94,3 @@ def example_images(dataset: Any, home: Path) -> tuple[Path, ...]:
 
 def _images(folder: Path):
     return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES)
-
-
-def _iteration(checkpoint: Path) -> int:
-    number = checkpoint.stem.removeprefix('iter_')
-    return int(number) if number.isdecimal() else -1

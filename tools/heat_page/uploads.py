@@ -37,7 +37,11 @@ def read_photo(path: str) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(name, image.size)
             image.draft('RGB', (LONGEST_SIDE, LONGEST_SIDE))
-            upright = ImageOps.exif_transpose(image).convert('RGB')
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith('I;16'):
+                # PIL would clip them.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = upright.convert('RGB')
     except Image.DecompressionBombError as error:
         raise UserError(f'{name} has more than {MAX_PIXELS:,} pixels: shrink it') from error
     except UnidentifiedImageError as error:
