@@ -579,63 +579,67 @@ def needs_browser() -> None:
 def test_in_a_browser(needs_browser, url: str, answers: Answers, tmp_path: Path) -> None:
     """Load, upload, click, slide, choose: each shows its result, and nothing is said or fetched."""
     from heat_page.browser import do, open_page
+    from playwright.sync_api import expect
 
-    noise = tmp_path / 'noise.png'
+    expect.set_options(timeout=60_000)
+    noise, text = tmp_path / 'noise.png', tmp_path / 'text.png'
     Image.effect_noise((64, 48), 90).convert('RGB').save(noise)
-    (tmp_path / 'text.png').write_text('no image')
+    text.write_text('no image')
     model, heard = name('classification'), []
 
-    def kept() -> float:
-        return float(re.search(r'keeps ([\d.]+)%', page.inner_text('#words'))[1])
+    def shows(pixel: tuple[int, int], *sliders: float) -> None:
+        expect(page.locator('#row input')).to_have_value(str(pixel[0]))
+        expect(page.locator('#column input')).to_have_value(str(pixel[1]))
+        words = answers.spread(model, str(noise), pixel, *sliders).words
+        expect(page.locator('#words')).to_have_text(words)
+
+    def slide(slider: str, value: float) -> None:
+        do(page, lambda: page.fill(f'#{slider} input[type=range]', str(value)))
 
     with open_page(url, lambda page: _watch(page, heard)) as page:
-        assert page.locator('#examples img').count() == 3
-        assert page.locator('#rows td').count() == 6
-        upload = page.locator('input[type=file]')
+        expect(page.locator('#examples img')).to_have_count(3)
+        expect(page.locator('#rows td')).to_have_count(6)
 
+        upload = page.locator('input[type=file]')
         do(page, lambda: upload.set_input_files(noise), '#found img')
-        assert page.input_value('#row input') == '24'
-        assert page.input_value('#column input') == '32'
+        shows((24, 32))
         assert page.evaluate("document.querySelector('#image img').naturalWidth") == 64 * 8
 
-        box = page.locator('#image img').bounding_box()
+        image = page.locator('#image img')
+        box = image.bounding_box()
         place = dict(x=box['width'] * 10.5 / 64, y=box['height'] * 40.5 / 48)
-        do(page, lambda: page.locator('#image img').click(position=place))
-        assert page.input_value('#row input') == '40'
-        assert page.input_value('#column input') == '10'
-        heat = answers.spread(model, str(noise), (40, 10))
-        assert page.inner_text('#words').strip() == heat.words
+        do(page, lambda: image.click(position=place))
+        shows((40, 10))
 
-        do(page, lambda: page.fill('#time input[type=range]', '8'))
-        assert kept() < 100 * heat.temperature[heat.cell]
-        do(page, lambda: page.fill('#factor input[type=range]', '0'))
-        assert kept() == 100
-        do(page, lambda: page.fill('#stage input[type=range]', '3'))
-        assert '2 × 2 cells' in page.inner_text('#words')
-        assert page.input_value('#block input[type=range]') == '2'
-        do(page, lambda: page.fill('#factor input[type=range]', '1'))
+        slide('time', 8)
+        shows((40, 10), 0, 0, 8)
+        slide('factor', 0.1)
+        shows((40, 10), 0, 0, 8, 0.1)
+        slide('stage', 3)
+        shows((40, 10), 3, 2, 8, 0.1)
+        slide('block', 1)
+        shows((40, 10), 3, 1, 8, 0.1)
         do(page, lambda: page.fill('#row input', '3'))
-        assert 'in row 0 and column 0' in page.inner_text('#words')
+        shows((3, 10), 3, 1, 8, 0.1)
 
         before = page.get_attribute('#found img', 'src')
-        upload.set_input_files(tmp_path / 'text.png')
+        upload.set_input_files(text)
         said = page.get_by_test_id('toast-text')
-        said.wait_for()
-        assert said.inner_text().startswith('text.png is no image that can be read')
-        assert page.get_attribute('#found img', 'src') == before
+        expect(said).to_contain_text('text.png is no image that can be read')
         # The image that was there still is.
+        assert page.get_attribute('#found img', 'src') == before
         do(page, lambda: page.fill('#row input', '47'))
-        assert 'in row 1 and column 0' in page.inner_text('#words')
+        shows((47, 10), 3, 1, 8, 0.1)
 
         do(page, lambda: page.locator('#examples img').nth(1).click(), '#found img')
-        assert page.input_value('#row input') == '32'
+        expect(page.locator('#row input')).to_have_value('32')
 
         page.click('#model input')
         other = page.locator('[role=option]', has_text='segmentor')
         do(page, other.click, '#found img')
-        assert '%' in page.inner_text('#rows')
+        expect(page.locator('#rows')).to_contain_text('%')
         page.click('#play')
-        page.wait_for_function("document.querySelector('#time input').value == 16")
+        expect(page.locator('#time input[type=number]')).to_have_value('16')
     assert heard == []
 
 

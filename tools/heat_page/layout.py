@@ -98,7 +98,9 @@ class Page:
             self._connect()
 
     def _add_controls(self) -> None:
-        self._file = gr.UploadButton('Upload an image', elem_id='file')
+        self._upload = gr.UploadButton('Upload an image', elem_id='upload')
+        # The image that is shown, and whether it was uploaded; a refused one never gets here.
+        self._file, self._own = gr.File(visible=False), gr.State(False)
         megapixels, megabytes = MAX_PIXELS / 1e6, MAX_BYTES // 2**20
         gr.Markdown(
             f'{", ".join(FORMATS)}; to {megapixels:.1f} megapixels and {megabytes} MB. Larger '
@@ -122,8 +124,6 @@ class Page:
             0, _MOST, 1, step=0.1, label='Factor on k', elem_id='factor', info='1: k as learned'
         )
         self._play = gr.Button('Watch it spread', elem_id='play')
-        # The image as it was taken, and whether it was uploaded.
-        self._taken = gr.State((None, False))
 
     def _connect(self) -> None:
         pixel = [self._row, self._column]
@@ -152,19 +152,14 @@ class Page:
             gr.on(
                 [self.blocks.load, self._model.input],
                 self._choose,
-                [self._model, self._taken],
-                [self._file, self._taken, self._examples, self._stage, self._block],
+                [self._model, self._file, self._own],
+                [self._file, self._examples, self._stage, self._block],
                 **private,
             )
         )
-        take = self._file.upload(self._take, [self._model, self._file], self._taken, **private)
-        take.failure(lambda taken: taken[0], self._taken, self._file, **private)
-        look(take)
-        look(
-            self._examples.select(
-                self._take_example, self._model, [self._file, self._taken], **private
-            )
-        )
+        taken = [self._file, self._own]
+        look(self._upload.upload(self._take, [self._model, self._upload], taken, **private))
+        look(self._examples.select(self._take_example, self._model, taken, **private))
         self._image.select(self._click, [self._model, self._file], pixel, **private).success(
             **heat, api_name='heat'
         )
@@ -184,14 +179,14 @@ class Page:
         )
 
     @_in_words()
-    def _choose(self, name: str, taken: tuple[str | None, bool]) -> tuple:
+    def _choose(self, name: str, path: str | None, own: bool) -> tuple:
         model, depths = self._answers.model(name), self._answers.depths(name)
         examples = [str(path) for path in model.examples]
-        if not taken[1]:
-            taken = (examples[0] if examples else None, False)
+        if not own:
+            path = examples[0] if examples else None
         stage = gr.Slider(maximum=len(depths) - 1, value=0)
         gallery = gr.Gallery(examples, visible=bool(examples))
-        return taken[0], taken, gallery, stage, self._block_slider(name, 0)
+        return path, gallery, stage, self._block_slider(name, 0)
 
     @_in_words()
     def _block_slider(self, name: str, stage: int) -> Any:
@@ -204,9 +199,8 @@ class Page:
         return path, True
 
     @_in_words()
-    def _take_example(self, name: str, event: gr.SelectData) -> tuple:
-        path = str(self._answers.model(name).examples[event.index])
-        return path, (path, False)
+    def _take_example(self, name: str, event: gr.SelectData) -> tuple[str, bool]:
+        return str(self._answers.model(name).examples[event.index]), False
 
     @_in_words()
     def _centre(self, name: str, path: str | None) -> tuple[int, int]:
