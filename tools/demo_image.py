@@ -1,28 +1,16 @@
 """Draw what a classifier, detector or segmentor finds in an image: the config's scope decides."""
 
 import argparse
-import io
 import os
 import sys
-import tempfile
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command
-from mmvheat.cli.config import load_config, require, writable_folder
-from mmvheat.cli.model import check_device, hush, read_image
-from mmvheat.errors import UserError, config_errors
-
-# Names and scores on a smaller picture cannot be read.
-_SHORTEST_SIDE = 384
-_TOP = 5
-_COLUMNS = {
-    'mmpretrain': ('class', 'score'),
-    'mmdet': ('class', 'found', 'best score'),
-    'mmseg': ('class', 'share of the area'),
-}
+from mmvheat.cli.config import writable_folder
+from mmvheat.cli.model import check_device, read_image
+from mmvheat.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,28 +41,15 @@ def main(argv: list[str] | None = None) -> None:
     out = _choose_out(args)
     device = check_device(args.device)
 
-    from mmengine.registry import MODELS, init_default_scope
+    from mmvheat.cli.prediction import load_predictor
 
-    from mmvheat.cli.preflight import open_checkpoint
-
-    checkpoint = open_checkpoint(args.checkpoint)
-    checkpoint.check_weights()
-    cfg = load_config(args.config)
-    require(cfg, args.config, ('model', 'test_dataloader'), 'testing')
-    hush()
-    init_default_scope(cfg.default_scope)
-    # What the libraries print belongs to their own command lines.
-    with redirect_stdout(io.StringIO()):
-        with config_errors(args.config):
-            # The inferencers would only warn.
-            checkpoint.check_fit(MODELS.build(cfg.model), exact=True)
-            writable_folder(str(out.parent), '--out')
-            inferencer = _build_inferencer(cfg, args.checkpoint, device)
-        sample, classes = _predict(inferencer, cfg.default_scope, args)
-        rows = _describe(sample, classes, cfg.default_scope)
-        picture = _draw(inferencer, cfg.default_scope, image, sample, args)
-    _write(picture, out)
-    _report(rows, _COLUMNS[cfg.default_scope], out)
+    predictor = load_predictor(args.config, args.checkpoint, device)
+    writable_folder(str(out.parent), '--out')
+    sample = predictor.predict(image, args.score_thr)
+    rows = predictor.describe(sample)
+    picture = predictor.draw(image, sample, args.show)
+    _write(picture[..., ::-1], out)
+    _report(rows, predictor.columns, out)
 
 
 def _choose_out(args: argparse.Namespace) -> Path:
@@ -88,83 +63,6 @@ def _choose_out(args: argparse.Namespace) -> Path:
     if out.resolve() == Path(args.image).resolve():
         raise UserError(f'--out {out} is the image itself: give another name')
     return out
-
-
-def _build_inferencer(cfg: Any, checkpoint: str, device: str) -> Any:
-    """Build the inferencer of the config's library; its visualizer keeps no files."""
-    if cfg.default_scope == 'mmpretrain':
-        from mmpretrain import ImageClassificationInferencer
-
-        return ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
-    if cfg.default_scope == 'mmdet':
-        from mmdet.apis import DetInferencer
-
-        cfg.visualizer = dict(type='DetLocalVisualizer')
-        return DetInferencer(cfg, checkpoint, device=device, show_progress=False)
-    from mmseg.apis import MMSegInferencer
-
-    cfg.visualizer = dict(type='SegLocalVisualizer')
-    return MMSegInferencer(cfg, checkpoint, device=device)
-
-
-def _predict(inferencer: Any, scope: str, args: argparse.Namespace) -> tuple[Any, Any]:
-    """Predict; of detections only those with a high enough score are kept."""
-    result = inferencer(args.image, return_datasamples=True)
-    if scope == 'mmpretrain':
-        return result[0].cpu(), inferencer.classes
-    sample = (result['predictions'][0] if scope == 'mmdet' else result).cpu()
-    if scope == 'mmdet':
-        found = sample.pred_instances
-        sample.pred_instances = found[found.scores >= args.score_thr]
-    return sample, inferencer.model.dataset_meta['classes']
-
-
-def _describe(sample: Any, classes: Any, scope: str) -> list[tuple[str, ...]]:
-    """Say what was found, the most important first."""
-
-    def name(label: int) -> str:
-        return classes[label] if classes and label < len(classes) else f'class {label}'
-
-    if scope == 'mmpretrain':
-        scores = sample.pred_score
-        best = scores.topk(min(_TOP, len(scores)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [(name(label), f'{score:.3f}') for label, score in pairs]
-    labels = sample.pred_instances.labels if scope == 'mmdet' else sample.pred_sem_seg.data
-    found, counts = labels.unique(return_counts=True)
-    order = counts.argsort(descending=True, stable=True).tolist()
-    if scope == 'mmseg':
-        share = counts / counts.sum()
-        return [(name(found[i]), f'{share[i]:.1%}') for i in order]
-    scores = sample.pred_instances.scores
-    best = [scores[labels == label].max() for label in found]
-    return [(name(found[i]), str(counts[i].item()), f'{best[i]:.3f}') for i in order]
-
-
-def _draw(inferencer: Any, scope: str, image: Any, sample: Any, args: argparse.Namespace) -> Any:
-    """Draw with the inferencer's visualizer, small images enlarged; the picture is BGR."""
-    import numpy as np
-
-    factor = -(-_SHORTEST_SIDE // min(image.shape[:2]))
-    canvas = image[..., ::-1].repeat(factor, 0).repeat(factor, 1)
-    if scope == 'mmpretrain':
-        with tempfile.TemporaryDirectory() as folder:
-            (picture,) = inferencer.visualize([canvas], [sample], show=args.show, show_dir=folder)
-    elif scope == 'mmdet':
-        found = sample.pred_instances
-        found.bboxes = found.bboxes * factor
-        if 'masks' in found:
-            found.masks = found.masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        (picture,) = inferencer.visualize(
-            [canvas], [sample], return_vis=True, show=args.show, pred_score_thr=args.score_thr
-        )
-    else:
-        labels = sample.pred_sem_seg.data
-        sample.pred_sem_seg = type(sample.pred_sem_seg)(
-            data=labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        )
-        (picture,) = inferencer.visualize([canvas], [sample], return_vis=True, show=args.show)
-    return np.ascontiguousarray(picture[..., ::-1])
 
 
 def _write(picture: Any, out: Path) -> None:

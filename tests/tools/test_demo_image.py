@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmvheat.cli.command import run_command
+from mmvheat.cli.prediction import enlargement
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(__file__).parent / 'configs'
@@ -168,3 +169,11 @@ def test_mistakes(
     assert len(lines) == 1 and said in lines[0], error
     assert 'Traceback' not in error
     assert {path for path in here.rglob('*') if '__pycache__' not in path.parts} == before
+
+
+@pytest.mark.parametrize(
+    ('size', 'times'),
+    [((64, 64), 6), ((383, 600), 2), ((384, 600), 1), ((8, 1024), 2), ((9, 4000), 1)],
+)
+def test_small_pictures_are_enlarged_but_not_without_end(size: tuple[int, int], times: int) -> None:
+    assert enlargement(size) == times

@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 import torch
 from in_process import load_script
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from tiny_models import CLASSES, make_tiny_model
 
 from mmvheat.checkpoint import change_form, fold_state_dict
 from mmvheat.cli.command import run_command
 from mmvheat.visualization import block_diffusivity, find_backbone, heat_at, point_heat
 
 CONFIGS = Path(__file__).parent / 'configs'
-CLASSES = {
-    'classification': ('a', 'b', 'c'),
-    'detection': ('square', 'disc'),
-    'segmentation': ('back', 'square', 'disc'),
-}
 STAGES = [f'stage {i}, block 0' for i in range(4)]
 
 
@@ -37,18 +31,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, to
     torch.manual_seed(0)
     made = {}
     for library, classes in CLASSES.items():
-        cfg = Config.fromfile(CONFIGS / f'{library}.py')
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            model = MODELS.build(cfg.model).eval()
-            model.init_weights()
-        # As after a long training: heat spreads, and it counts.
-        for operator in (stage[0].op for stage in find_backbone(model).layers):
-            torch.nn.init.uniform_(operator.to_k[0].bias, 0.1, 2)
-            torch.nn.init.normal_(operator.linear.weight, std=0.5)
-            torch.nn.init.normal_(operator.out_linear.weight, std=0.5)
-        meta = dict(dataset_meta=dict(classes=classes))
-        torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / f'{library}.pth')
-        made[library] = folder / f'{library}.pth', model
+        path = folder / f'{library}.pth'
+        made[library] = path, make_tiny_model(CONFIGS / f'{library}.py', classes, path)
     return made
 
 
