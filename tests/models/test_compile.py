@@ -1,6 +1,7 @@
 """The backbone and whole classifiers under torch.compile: no graph break, few compilations."""
 
 import os
+from shutil import which
 
 import pytest
 import torch
@@ -131,6 +132,7 @@ def test_a_whole_classifier():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not any(map(which, ('g++', 'clang++'))), reason='needs a C++ compiler')
 def test_inductor():
     model = build('base_like' if FULL else 'tiny_like', drop_path_rate=0.0)
     x = torch.randn(2, 3, 32, 32)
