@@ -69,7 +69,8 @@ def _backward_kernel(
     grad_bias = tl.zeros((CHANNELS,), tl.float32)
     for i in range(TOKENS):
         token = program * TOKENS + i
-        here = inside & (token < tokens)
+        # Not `inside & ...`, which Triton 3.9 interprets as an integer.
+        here = c < tl.where(token < tokens, channels, 0)
         grad = tl.load(grad_ptr + token * channels + c, mask=here, other=0.0).to(tl.float32)
         u = tl.load(u_ptr + token * stride_u + c, mask=here, other=0.0).to(tl.float32)
         z = tl.load(z_ptr + token * stride_z + c, mask=here, other=0.0).to(tl.float32)
