@@ -20,6 +20,7 @@ from mmvheat.visualization import (
     operator_input,
     point_heat,
 )
+from mmvheat.visualization.plots.heat import heat_scale, without_cold
 from mmvheat.visualization.plots.style import HEAT
 
 from .models import ShownModel
@@ -148,15 +149,14 @@ class Answers:
         cell = map_cell(pixel, size, k.shape[:2])
         weights = self._source(name, path, stage, block)[cell].abs()
         temperature = point_heat(k, cell, [time * factor], weights=weights)[0]
-        # A quarter of what all cells have in the end.
-        coldest = 0.25 * float(temperature.mean())
+        norm = heat_scale(temperature)
         zoom = enlargement(seen)
         return Heat(
             temperature,
             cell,
-            coldest,
+            norm.vmin,
             _marked(enlarge(image.picture, zoom), pixel, zoom),
-            _marked(enlarge(_coloured(temperature, coldest, seen, size), zoom), pixel, zoom),
+            _marked(enlarge(_coloured(temperature, norm, seen, size), zoom), pixel, zoom),
             _in_words(temperature, cell, size),
         )
 
@@ -183,15 +183,14 @@ def _given(path: str | None) -> str:
 
 
 def _coloured(
-    temperature: np.ndarray, coldest: float, seen: tuple[int, int], size: tuple[int, int]
+    temperature: np.ndarray, norm: LogNorm, seen: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
     """Colour the cell of each pixel; grey is below 0."""
     rows, columns = (
         np.arange(pixels) * cells // side
         for pixels, cells, side in zip(seen, temperature.shape, size, strict=True)
     )
-    shown = np.ma.masked_less(temperature, -coldest).clip(coldest / 2)
-    return HEAT(LogNorm(coldest, 1)(shown), bytes=True)[np.ix_(rows, columns)][..., :3]
+    return HEAT(norm(without_cold(temperature, norm)), bytes=True)[np.ix_(rows, columns)][..., :3]
 
 
 def _marked(picture: np.ndarray, pixel: tuple[int, int], zoom: int) -> np.ndarray:

@@ -7,7 +7,17 @@ from matplotlib.colors import LogNorm
 
 from .style import HEAT, Figure, make_panels, show_map, styled
 
-__all__ = ['plot_point_heat']
+__all__ = ['heat_scale', 'plot_point_heat', 'without_cold']
+
+
+def heat_scale(temperature: np.ndarray) -> LogNorm:
+    """Choose the colours of a map of temperatures: 1, and a quarter of what all have in the end."""
+    return LogNorm(0.25 * float(temperature.mean()), 1)
+
+
+def without_cold(temperature: np.ndarray, norm: LogNorm) -> np.ma.MaskedArray:
+    """Mask the cells that are clearly below 0, which a logarithm has no colour for."""
+    return np.ma.masked_less(temperature, -norm.vmin).clip(norm.vmin / 2)
 
 
 @styled
@@ -43,10 +53,9 @@ def plot_point_heat(
             row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='white', ms=13, mew=3)
             row[0].plot(pixel[1] + 0.5, pixel[0] + 0.5, '+', color='black', ms=12, mew=1.2)
         row[0].set_ylabel(f'{name}\nrow (px)')
-        # A quarter of what all cells have in the end.
-        norm = LogNorm(0.25 * of_block[0].mean(), 1)
+        norm = heat_scale(of_block[0])
         for axes, temperature in zip(row[-len(times) :], of_block, strict=True):
-            shown = np.ma.masked_less(temperature, -norm.vmin).clip(norm.vmin / 2)
+            shown = without_cold(temperature, norm)
             coloured = show_map(axes, shown, image_size, HEAT, norm)
         bar = figure.colorbar(coloured, ax=list(row[-len(times) :]), extend='min')
         bar.set_label('temperature\n(grey: negative)')
