@@ -1,7 +1,8 @@
 """Automatic mixed precision on a CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,29 +17,28 @@ from .distributed import unwrapped
 __all__ = ['CPUAmpOptimWrapper']
 
 
-@contextmanager
-def _bfloat16_inside(module: nn.Module) -> Iterator[None]:
-    """Within the context, ``module`` computes under bfloat16 autocast and returns float32."""
-    autocasts: list[torch.autocast] = []
+def _in_bfloat16(forward: Callable) -> Callable:
+    """``forward`` under bfloat16 autocast, with float32 results."""
 
-    def enter(*_: Any) -> None:
-        autocasts.append(torch.autocast('cpu', dtype=torch.bfloat16))
-        autocasts[-1].__enter__()
-
-    def leave(module: nn.Module, args: tuple, output: Any) -> Any:
-        autocasts.pop().__exit__(None, None, None)
+    @wraps(forward)
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            output = forward(*args, **kwargs)
         return apply_to(output, torch.is_tensor, lambda tensor: tensor.float())
 
-    handles = (
-        module.register_forward_pre_hook(enter),
-        # always_call: an error inside must not leave autocast on.
-        module.register_forward_hook(leave, always_call=True),
-    )
+    return cast
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    own = vars(module).get('forward')
+    module.forward = forward
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del module.forward
+        if own is not None:
+            module.forward = own
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -49,6 +49,15 @@ class CPUAmpOptimWrapper(OptimWrapper):
     and RoIAlign need float32 there. bfloat16 has the range of float32, so no loss is scaled.
     """
 
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        self._cast_forwards: dict[nn.Module, Callable] = {}
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Cast the feature extraction of ``model`` (bare or in a distributed wrapper)."""
@@ -57,5 +66,11 @@ class CPUAmpOptimWrapper(OptimWrapper):
         with super().optim_context(model), ExitStack() as stack:
             for part in parts:
                 if isinstance(part, nn.Module):
-                    stack.enter_context(_bfloat16_inside(part))
+                    stack.enter_context(_replaced_forward(part, self._cast_forward(part)))
             yield
+
+    def _cast_forward(self, part: nn.Module) -> Callable:
+        # One function for all steps: torch.compile would compile anew for another one.
+        if part not in self._cast_forwards:
+            self._cast_forwards[part] = _in_bfloat16(part.forward)
+        return self._cast_forwards[part]

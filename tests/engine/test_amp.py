@@ -5,6 +5,7 @@ import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mmvheat.engine import CPUAmpOptimWrapper
@@ -146,3 +147,16 @@ def _count(syncs, bucket):
     """Exchange gradients as usual, and note it."""
     syncs.append(bucket.index())
     return allreduce_hook(None, bucket)
+
+
+def test_later_steps_compile_nothing(model, wrapper):
+    compiled = CompileCounter()
+    model.backbone.compile(backend=compiled)
+    losses, frames = [], []
+    for _ in range(3):
+        with wrapper.optim_context(model):
+            losses.append(model(torch.ones(3, 4)))
+        frames.append(compiled.frame_count)
+    assert model.backbone.dtype is torch.bfloat16
+    assert 0 < frames[0] == frames[-1]
+    torch.testing.assert_close(losses[1:], losses[:1] * 2)
