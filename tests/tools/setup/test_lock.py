@@ -55,8 +55,6 @@ def test_the_lock_is_the_whole_stack():
     pytest.importorskip('uv', reason='not the locked stack')
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
     extras = project['project']['optional-dependencies']
-    # The page is tried where its extra is installed: gradio would hold pillow back for all.
-    del extras['app']
     groups = [
         project['project']['dependencies'],
         *extras.values(),
