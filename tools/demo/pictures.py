@@ -20,7 +20,14 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 from mmvheat.visualization.plots import save_figure, styled
 from mmvheat.visualization.plots.style import Figure
 
-__all__ = ['draw_data', 'draw_detections', 'draw_segmentations', 'largest_instance']
+__all__ = [
+    'draw_data',
+    'draw_detections',
+    'draw_instances',
+    'draw_segmentations',
+    'enlarge',
+    'largest_instance',
+]
 
 _COLOURS = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
@@ -49,7 +56,7 @@ def draw_data(root: Path, out: Path, scenes: int = 6) -> Path:
     ]
     columns = []
     for column, info in enumerate(coco.loadImgs(coco.getImgIds()[:scenes])):
-        image = _enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
+        image = enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
         four = make_grid(digits[4 * column : 4 * column + 4], nrow=2, padding=0)
         columns.append([four, image, _draw_truth(image, coco, info['id'])])
     rows = ('digits', 'scenes', 'scenes and labels')
@@ -70,7 +77,7 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
     coco = _quiet_coco(annotations)
     columns = []
     for sample in samples:
-        image = _enlarge(read_image(sample['img_path']))
+        image = enlarge(read_image(sample['img_path']))
         found = sample['pred_instances']
         keep = found['scores'] > 0.5
         masks = [
@@ -82,7 +89,7 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
             [
                 image,
                 _draw_truth(image, coco, sample['img_id']),
-                _draw_instances(image, found['bboxes'][keep], masks, labels, scores),
+                draw_instances(image, found['bboxes'][keep], masks, labels, scores),
             ]
         )
     title = 'Mask R-CNN: validation scenes'
@@ -103,7 +110,7 @@ def draw_segmentations(predictions: Path, mask_dir: Path, out: Path, scenes: int
         samples = pickle.load(file)[:scenes]
     columns = []
     for sample in samples:
-        image = _enlarge(read_image(sample['img_path']))
+        image = enlarge(read_image(sample['img_path']))
         truth = read_image(str(mask_dir / Path(sample['img_path']).name))[0].long() - 1
         labels = torch.from_numpy(np.asarray(sample['pred_sem_seg'])).long()
         columns.append([image, _draw_labels(image, truth), _draw_labels(image, labels)])
@@ -135,14 +142,14 @@ def _quiet_coco(annotations: Path) -> COCO:
         return COCO(str(annotations))
 
 
-def _enlarge(image: Tensor) -> Tensor:
+def enlarge(image: Tensor) -> Tensor:
     """Enlarge a (C, H, W) picture so that labels can be read."""
     return image.repeat_interleave(_SCALE, -1).repeat_interleave(_SCALE, -2)
 
 
 def _label_digit(image: Tensor, digit: int) -> Tensor:
     """Enlarge a picture of one digit and put its label into the corner."""
-    image = _enlarge(image)
+    image = enlarge(image)
     height, width = image.shape[-2:]
     box = torch.tensor([[0, 0, width - 1, height - 1]])
     return _draw_boxes(image, box, [digit])
@@ -154,22 +161,30 @@ def _draw_truth(image: Tensor, coco: COCO, image_id: int) -> Tensor:
     boxes = torch.tensor([a['bbox'] for a in truth], dtype=torch.float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     digits = [int(coco.cats[a['category_id']]['name']) for a in truth]
-    return _draw_instances(image, boxes, [coco.annToMask(a) for a in truth], digits)
+    return draw_instances(image, boxes, [coco.annToMask(a) for a in truth], digits)
 
 
-def _draw_instances(
+def draw_instances(
     image: Tensor,
     boxes: Tensor,
     masks: list[np.ndarray],
     digits: list[int],
     scores: list[str] | None = None,
 ) -> Tensor:
-    """Draw boxes, masks and digits on an enlarged picture."""
+    """Draw boxes, masks and digits on an enlarged picture.
+
+    Args:
+        image: Shape (3, H, W), uint8, see :func:`enlarge`.
+        boxes: Corners (left, top, right, bottom) of each in the image before it was enlarged.
+        masks: Of the same image.
+        digits: What they are.
+        scores: What follows the digits.
+    """
     if not digits:
         return image
     for mask, digit in zip(masks, digits, strict=True):
         # One after the other: drawn at once, overlapping masks would mix to brown.
-        enlarged = _enlarge(torch.from_numpy(mask).bool())
+        enlarged = enlarge(torch.from_numpy(mask).bool())
         image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=_COLOURS[digit])
     return _draw_boxes(image, boxes * _SCALE, digits, scores)
 
@@ -194,7 +209,7 @@ def _draw_boxes(
 def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:
     """Lay a label map over an enlarged picture; background stays as it is."""
     classes = torch.arange(1, 11)[:, None, None]
-    masks = _enlarge(labels[None] == classes)
+    masks = enlarge(labels[None] == classes)
     return draw_segmentation_masks(image, masks, alpha=0.8, colors=_COLOURS)
 
 
