@@ -35,7 +35,7 @@ demo-scratch: setup  ## the same downstream training without the pretrained back
 	@$(VENV) tools/demo/run.py --scratch $(DEMO_LENGTH)
 
 figures: setup  ## draw the pictures of README.md and docs/ from what `make demo` left
-	@$(VENV) tools/figures.py
+	@$(VENV) tools/demo/figures.py
 
 # Two workers, each with whole files, whose tests share what they trained; the slow files first.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder

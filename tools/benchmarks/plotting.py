@@ -65,8 +65,10 @@ def draw_bars(
             axes.bar(places, heights, width * 0.92, label=name, color=colours[name])
             axes.errorbar(places, heights, _beyond(ratios), **_NO_SPREAD)
             for place, ratio in zip(places, ratios, strict=True):
+                # As many digits as the tables of the docs have.
+                digits = 2 if ratio.median < 3 else 1
                 axes.annotate(
-                    f'{ratio.median:.{2 if ratio.median < 3 else 1}f}', (place, ratio.high), (0, 2), fontsize=8,
+                    f'{ratio.median:.{digits}f}', (place, ratio.high), (0, 2), fontsize=8,
                     textcoords='offset points', ha='center',
                 )  # fmt: skip
         axes.axhline(1, color='black', lw=0.8, ls=':')

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-TOP = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[2]
+sys.path += [str(TOP / 'tools'), str(TOP / 'tools' / 'benchmarks')]
 MODELS = ('cls', 'det', 'seg')
-# A validation scene with large digits, and the times at which its heat is shown.
-SCENE = '000002.png'
+# A validation scene with large digits, and the times at which the heat of one is shown.
+SCENE = Path('scenes', 'val', 'images', '000002.png')
 TIMES = (1.0, 8.0, 64.0)
-_COLOURS = 256
+_SCORE = 0.5
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,33 +34,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__)
     add = parser.add_argument
     text = 'what the demo left (work_dirs/demo/pretrained)'
-    add('--demo', type=Path, default=TOP / 'work_dirs' / 'demo' / 'pretrained', help=text)
-    text = 'folder of the digits (data/digits)'
-    add('--data', type=Path, default=TOP / 'data' / 'digits', help=text)
+    add('--demo', type=Path, default=TOP / 'work_dirs/demo/pretrained', metavar='DIR', help=text)
+    text = 'folder of its digits (data/digits)'
+    add('--data', type=Path, default=TOP / 'data/digits', metavar='DIR', help=text)
     text = 'where the pictures go (docs/images)'
-    add('--out-dir', type=Path, default=TOP / 'docs' / 'images', metavar='DIR', help=text)
+    add('--out-dir', type=Path, default=TOP / 'docs/images', metavar='DIR', help=text)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw all pictures; what this machine cannot draw is left out with a line."""
+    """Draw all pictures; one that this machine cannot draw is left out with a line."""
     args = parse_args(argv)
     models = find_models(args.demo)
-    scene = args.data / 'scenes' / 'val' / 'images' / SCENE
+    scene = args.data / SCENE
     if not scene.is_file():
         raise UserError(f'{scene} does not exist: run `make demo` first')
 
     from mmvheat.cli.config import writable_folder
     from mmvheat.visualization.plots import figure_png
 
+    draw = {
+        'teaser': lambda: figure_png(draw_teaser(*models['det'], scene)),
+        'benchmarks': lambda: figure_png(draw_benchmarks(TOP / 'docs' / 'benchmarks.json')),
+        'erf': lambda: visualize('erf', *models['det'], '--compare'),
+        'page': lambda: photograph_page(list(models.values())),
+    }
     folder = writable_folder(str(args.out_dir), '--out-dir')
-    _write(figure_png(draw_teaser(*models['det'], scene)), folder / 'teaser.png')
-    _write(figure_png(draw_benchmarks(TOP / 'docs' / 'benchmarks.json')), folder / 'benchmarks.png')
-    page = folder / 'page.png'
-    try:
-        _write(photograph_page(list(models.values())), page)
-    except UserError as error:
-        print(f'{page} is left out: {error}', file=sys.stderr)
+    for name, picture in draw.items():
+        path = folder / f'{name}.png'
+        try:
+            write_small(picture(), path)
+        except UserError as error:
+            print(f'{path} is left out: {error}', file=sys.stderr)
 
 
 def find_models(demo: Path) -> dict[str, tuple[str, str]]:
@@ -89,7 +95,7 @@ def draw_teaser(config: str, checkpoint: str, scene: Path) -> 'Figure':
     """
     import numpy as np
     import torch
-    from demo.pictures import draw_instances, enlarge
+    from pictures import draw_instances, enlarge
 
     from mmvheat import visualization as vis
     from mmvheat.cli.model import LoadedModel, read_image
@@ -98,7 +104,7 @@ def draw_teaser(config: str, checkpoint: str, scene: Path) -> 'Figure':
 
     predictor = load_predictor(config, checkpoint, 'cpu')
     photo = read_image(str(scene))
-    found = predictor.predict(photo, score_thr=0.5).pred_instances
+    found = predictor.predict(photo, score_thr=_SCORE).pred_instances
     backbone = vis.find_backbone(predictor.model)
     image = LoadedModel(predictor.cfg, predictor.model, predictor.classes).prepare(photo)
     size = tuple(image.inputs.shape[2:])
@@ -236,17 +242,34 @@ def _served(models: Sequence[tuple[str, str]]) -> Iterator[str]:
             process.send_signal(signal.SIGINT)
 
 
-def _write(content: bytes, path: Path, colours: int | None = None) -> None:
-    """Write a PNG as small as it gets, with few colours if told."""
+def visualize(what: str, *options: object) -> bytes:
+    """Draw what ``tools/visualize.py`` draws, as a PNG, without its table.
+
+    Args:
+        what: Kind of the picture.
+        options: Config, checkpoint, and what follows.
+    """
+    import visualize
+
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        visualize.main([what, *map(str, options), '--out-dir', folder, '--device', 'cpu'])
+        (picture,) = Path(folder).glob('*.png')
+        return picture.read_bytes()
+
+
+def write_small(content: bytes, path: Path) -> None:
+    """Write a PNG as small as it gets without a loss.
+
+    Args:
+        content: The PNG.
+        path: File to write.
+    """
     from PIL import Image
 
     picture = Image.open(io.BytesIO(content)).convert('RGB')
-    if colours:
-        picture = picture.quantize(colours, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
     print(f'{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1e3:.0f} kB')
 
 
 if __name__ == '__main__':
-    sys.path[:0] = [str(TOP / 'tools' / 'benchmarks')]
     run_main(main)
