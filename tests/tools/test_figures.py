@@ -1,4 +1,4 @@
-"""The pictures of the README and the docs: where they are shown, what they show, how they are made."""
+"""The pictures of the README and the docs: where they are, what they show, how they are made."""
 
 import json
 import re
@@ -140,15 +140,9 @@ def test_without_the_demo_one_line_says_so(
     scene.parent.mkdir(parents=True)
     scene.touch()
     shutil.rmtree(tmp_path / missing)
-    options = [
-        '--demo',
-        tmp_path / 'demo',
-        '--data',
-        tmp_path / 'data',
-        '--out-dir',
-        tmp_path / 'o',
-    ]
+    out = tmp_path / 'out'
+    options = ['--demo', tmp_path / 'demo', '--data', tmp_path / 'data', '--out-dir', out]
     assert run_command(lambda: figures.main([str(option) for option in options])) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1 and said in error
-    assert not (tmp_path / 'o').exists()
+    assert not out.exists()
