@@ -95,7 +95,7 @@ def draw_teaser(config: str, checkpoint: str, scene: Path) -> 'Figure':
     """
     import numpy as np
     import torch
-    from pictures import draw_instances, enlarge
+    from pictures import draw_instances, enlarge, middle_pixel
 
     from mmvheat import visualization as vis
     from mmvheat.cli.model import LoadedModel, read_image
@@ -112,12 +112,12 @@ def draw_teaser(config: str, checkpoint: str, scene: Path) -> 'Figure':
     pixels = np.indices(photo.shape[:2]).reshape(2, -1).T
     if len(found):
         pixels = found.masks[found.scores.argmax()].nonzero().numpy()
-    row, column = pixels[np.abs(pixels - pixels.mean(0)).sum(1).argmin()].tolist()
+    pixel = middle_pixel(pixels)
     most = []
     for stage in range(len(backbone.layers)):
         k = vis.block_diffusivity(backbone, stage, -1, size)
         most.append(k[..., vis.channel_groups(k, 4)[-1]])
-    cell = vis.map_cell((row, column), size, most[0].shape[:2])
+    cell = vis.map_cell(pixel, size, most[0].shape[:2])
     return styled(_plot_teaser)(
         f'Heat in a small vHeat, trained on digits: {Path(config).stem}',
         vis.point_heat(most[0], cell, TIMES),
@@ -129,7 +129,7 @@ def draw_teaser(config: str, checkpoint: str, scene: Path) -> 'Figure':
             found.labels.tolist(),
             [f' {score:.2f}' for score in found.scores.tolist()],
         ).permute(1, 2, 0).numpy(),
-        (row, column),
+        pixel,
         photo.shape[:2],
     )  # fmt: skip
 

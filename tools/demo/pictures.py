@@ -5,6 +5,7 @@ import io
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.font_manager import findfont
@@ -27,6 +28,7 @@ __all__ = [
     'draw_segmentations',
     'enlarge',
     'largest_instance',
+    'middle_pixel',
 ]
 
 _COLOURS = [
@@ -34,6 +36,8 @@ _COLOURS = [
     (145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212),
 ]  # fmt: skip
 _SCALE = 3
+# In pixels of the scene; on less the name of an area would hide it.
+_NAMED_AREA = 60
 # Dots an inch that pictures are saved with: a pixel of an enlarged image is a dot.
 _DPI = 120
 # Room beside the images for titles, in pixels.
@@ -130,10 +134,13 @@ def largest_instance(annotations: Path) -> tuple[str, tuple[int, int]]:
     coco = _quiet_coco(annotations)
     (info,) = coco.loadImgs(coco.getImgIds()[:1])
     largest = max(coco.loadAnns(coco.getAnnIds(info['id'])), key=lambda one: one['area'])
-    pixels = np.argwhere(coco.annToMask(largest))
-    nearest = np.abs(pixels - pixels.mean(0)).sum(1).argmin()
-    row, column = pixels[nearest].tolist()
-    return info['file_name'], (row, column)
+    return info['file_name'], middle_pixel(np.argwhere(coco.annToMask(largest)))
+
+
+def middle_pixel(pixels: np.ndarray) -> tuple[int, int]:
+    """Find row and column of the pixel nearest to the middle of some, of shape (N, 2)."""
+    row, column = pixels[np.abs(pixels - pixels.mean(0)).sum(1).argmin()].tolist()
+    return row, column
 
 
 def _quiet_coco(annotations: Path) -> COCO:
@@ -199,18 +206,41 @@ def _draw_boxes(
     font = ImageFont.truetype(findfont('DejaVu Sans'), 18)
     for box, digit, score in zip(boxes, digits, scores or [''] * len(digits), strict=True):
         text = f'{digit}{score}'
-        # Text on black, for digits are of all colours, and not beyond the right edge.
+        # Not beyond the right edge.
         place = (min(float(box[0]), picture.width - draw.textlength(text, font)), float(box[1]))
-        draw.rectangle(draw.textbbox(place, text, font), fill='black')
-        draw.text(place, text, 'white', font)
+        _write_on_black(draw, place, text, font, 'la')
     return pil_to_tensor(picture)
 
 
+def _write_on_black(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    anchor: str,
+) -> None:
+    """Write on a picture whose digits are of all colours."""
+    draw.rectangle(draw.textbbox(place, text, font, anchor), fill='black')
+    draw.text(place, text, 'white', font, anchor)
+
+
 def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:
-    """Lay a label map over an enlarged picture; background stays as it is."""
-    classes = torch.arange(1, 11)[:, None, None]
-    masks = enlarge(labels[None] == classes)
-    return draw_segmentation_masks(image, masks, alpha=0.8, colors=_COLOURS)
+    """Lay a label map over an enlarged picture and name its areas; background stays as it is."""
+    masks = labels[None] == torch.arange(1, 11)[:, None, None]
+    image = draw_segmentation_masks(image, enlarge(masks), alpha=0.8, colors=_COLOURS)
+    picture = to_pil_image(image)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(findfont('DejaVu Sans'), 16)
+    for digit, mask in enumerate(masks.numpy().astype(np.uint8)):
+        # Ten colours are too many to be told apart by all.
+        count, areas = cv2.connectedComponents(mask)
+        for area in range(1, count):
+            pixels = np.argwhere(areas == area)
+            if len(pixels) >= _NAMED_AREA:
+                row, column = middle_pixel(pixels)
+                place = (column + 0.5) * _SCALE, (row + 0.5) * _SCALE
+                _write_on_black(draw, place, str(digit), font, 'mm')
+    return pil_to_tensor(picture)
 
 
 @styled
