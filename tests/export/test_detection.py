@@ -53,8 +53,10 @@ def pasted(masks: Tensor, boxes: Tensor) -> Tensor:
     return _do_paste_mask(masks[:, None], boxes, *SIZE, skip_empty=False)[0] >= 0.5
 
 
-@pytest.mark.parametrize('count', [1, 3])
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize(
+    ('name', 'count'),
+    [('mask rcnn', 1), ('retinanet', 1), *((name, 3) for name in VARIANTS)],
+)
 def test_gives_what_mmdet_predicts(name: str, count: int):
     detector = make_tiny_detector(*VARIANTS[name])
     image = images(count)
@@ -133,7 +135,7 @@ def test_runtimes_agree(exported: dict[str, Any], name: str, runtime: str):
             dict(zip(form['names'], expected, strict=True)),
             dict(zip(form['names'], outputs, strict=True)),
         )
-        assert difference.matched == (expected[2] >= 0).sum() > 20, str(difference)
+        assert difference.matched == (expected[2] >= 0).sum() > 5, str(difference)
         assert not difference.unmatched and not difference.ties
         assert difference.score < 1e-4 and difference.mask < 1e-4
         assert difference.box < 1e-4 * max(SIZE)
