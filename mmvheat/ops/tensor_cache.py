@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from .dispatch import is_capturing, is_plain
+from .dispatch import has_open_size, is_capturing, is_exporting, is_plain
 
 __all__ = ['ConstantCache', 'LruStore']
 
@@ -89,6 +89,12 @@ class ConstantCache:
             like: The tensor it is used with. Where that one is traced or fake, nothing is kept:
                 a constant made under a tracer must not outlive it.
         """
+        if (
+            is_exporting()
+            and not has_open_size(key)
+            and (found := self._store.get(key)) is not None
+        ):
+            return found  # A constant of the graph, which is not computed again in each run of it.
         if torch.compiler.is_compiling() or type(like) is not Tensor:
             return make()
         found = self._store.get(key)
