@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     height_width = DYNAMIC if shape.size is None else f'{shape.size[0]} x {shape.size[1]}'
     print(
         f'wrote {args.out}: {metadata.task}, images of {height_width}, batch {args.batch}, '
-        f'{precision}, {target.stat().st_size / 2**20:.1f} MiB'
+        f'{precision}, {_megabytes(target):.1f} MB'
     )
 
 
@@ -186,6 +186,13 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
         },
         versions=versions,
     )
+
+
+def _megabytes(target: Path) -> float:
+    """Size of a file, with the weights that OpenVINO keeps beside it."""
+    weights = target.with_suffix('.bin')
+    files = [target, weights] if target.suffix == '.xml' else [target]
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 def _mask_threshold(loaded: 'LoadedModel') -> float:

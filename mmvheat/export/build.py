@@ -17,7 +17,7 @@ from .wrappers import (
     Input,
 )
 
-__all__ = ['InputFacts', 'exported_module', 'input_facts', 'resize_facts']
+__all__ = ['InputFacts', 'exported_module', 'resize_facts']
 
 
 class InputFacts:

@@ -31,7 +31,7 @@ class Shape:
     preprocess: bool = False
 
     def example(self, size: tuple[int, int] | None = None, batch: int | None = None) -> Tensor:
-        """Make images to trace with; of no special size, which torch would take for the only one."""
+        """Make images to trace with; open sizes differ, or torch would take them for one."""
         height, width = size or self.size or (96, 160)
         batch = batch or self.batch or 2
         if self.preprocess:

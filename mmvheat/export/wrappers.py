@@ -209,7 +209,7 @@ class _MeanOfCells(nn.Module):
 
     @staticmethod
     def _cells(length: int, count: int, like: Tensor) -> Tensor:
-        """Weights (count, length): cell i is the mean from floor(i L / n) to ceil((i + 1) L / n)."""
+        """Weights (count, length): cell i is the mean of floor(i L / n) to ceil((i + 1) L / n)."""
         place = torch.arange(length, device=like.device)
         all = place[-1:] + 1
         cell = torch.arange(count, device=like.device)[:, None]

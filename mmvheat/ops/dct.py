@@ -38,9 +38,9 @@ def dct_basis(
 def _cosines(length: int, device: torch.device | str | None) -> Tensor:
     """Compute ``dct_basis(length) * sqrt(length)`` in float64.
 
-    Operations on tensors alone see the length, so a graph with sizes that are not known yet can hold
-    them. The angles are reduced while they are integers: an exported graph that computes the cosine
-    in float32 is as exact for long maps as for short ones.
+    Operations on tensors alone see the length, so a graph whose sizes are open can hold them. The
+    angles are reduced while they are integers: an exported graph that computes the cosine in
+    float32 is as exact for long maps as for short ones.
     """
     n = torch.arange(length, device=device)
     circle = 4 * (n[-1:] + 1)

@@ -89,12 +89,10 @@ class ConstantCache:
             like: The tensor it is used with. Where that one is traced or fake, nothing is kept:
                 a constant made under a tracer must not outlive it.
         """
-        if (
-            is_exporting()
-            and not has_open_size(key)
-            and (found := self._store.get(key)) is not None
-        ):
-            return found  # A constant of the graph, which is not computed again in each run of it.
+        if is_exporting() and not has_open_size(key):
+            # A constant of the graph, if it is known already: no run of it computes it again.
+            found = self._store.get(key)
+            return make() if found is None else found
         if torch.compiler.is_compiling() or type(like) is not Tensor:
             return make()
         found = self._store.get(key)
