@@ -139,6 +139,7 @@ def resize_facts(pipeline: Sequence[Mapping[str, Any]], pad_value: float) -> dic
         'crop': None,
         'pad_value': pad_value,
         'interpolation': 'bilinear',
+        'backend': 'cv2',
     }
     for step in pipeline:
         kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
@@ -158,4 +159,5 @@ def resize_facts(pipeline: Sequence[Mapping[str, Any]], pad_value: float) -> dic
             found['crop'] = [size, size] if isinstance(size, int) else [size[1], size[0]]
         if kind.startswith('Resize'):
             found['interpolation'] = step.get('interpolation', 'bilinear')
+            found['backend'] = step.get('backend', 'cv2')
     return found

@@ -8,6 +8,7 @@ their products have no weights, and int8 does not make them faster (docs/export.
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,28 @@ _FLOAT_OUTPUTS = ['MatMul', 'Gemm']
 _SMALLEST = 256
 
 
+class _Reader:
+    """Gives the calibration its inputs, as ONNX Runtime's ``CalibrationDataReader`` does."""
+
+    def __init__(self, inputs: Iterator[dict[str, 'np.ndarray']]) -> None:
+        self._inputs = inputs
+
+    def get_next(self) -> dict[str, 'np.ndarray'] | None:
+        return next(self._inputs, None)
+
+
 def quantize(source: Path, target: Path, images: Iterable['np.ndarray']) -> None:
     """Write the int8 form of a float32 ONNX model.
 
     Args:
         source: The float32 model, of one input.
         target: The file to write, in the QDQ format that ONNX Runtime, OpenVINO and TensorRT read.
-            It has the metadata of the source.
+            It has no metadata.
         images: Calibration inputs, each as the model takes it, say (1, 3, H, W). A few dozen from
             the training data do.
 
     Raises:
-        UserError: If there are no images, or the model cannot run them.
+        UserError: If there are no images.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -48,10 +59,15 @@ def quantize(source: Path, target: Path, images: Iterable['np.ndarray']) -> None
         prepared = Path(folder, 'prepared.onnx')
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared, load_external_data=False).graph
+        name, feed = graph.input[0].name, iter(images)
+        first = next(feed, None)
+        if first is None:
+            raise UserError('int8 finds the ranges of activations on images: there are none')
+        reader = _Reader({name: image} for image in chain([first], feed))
         quantize_static(
             prepared,
             target,
-            _reader(graph.input[0].name, images),
+            reader,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
             nodes_to_exclude=_without_weights(graph),
@@ -60,10 +76,6 @@ def quantize(source: Path, target: Path, images: Iterable['np.ndarray']) -> None
             weight_type=QuantType.QInt8,
             extra_options={'OpTypesToExcludeOutputQuantization': _FLOAT_OUTPUTS},
         )
-    model = onnx.load(target)
-    del model.metadata_props[:]
-    model.metadata_props.extend(onnx.load(source, load_external_data=False).metadata_props)
-    onnx.save(model, target)
 
 
 def to_half(model: 'onnx.ModelProto', dtype: str) -> 'onnx.ModelProto':
@@ -127,18 +139,3 @@ def _without_weights(graph: 'onnx.GraphProto') -> list[str]:
         for node in graph.node
         if node.op_type == 'MatMul' and node.input[1] not in weights
     ]
-
-
-def _reader(name: str, images: Iterable['np.ndarray']) -> Iterator[dict[str, 'np.ndarray']]:
-    """Give the images to the calibration one by one."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = iter(images)
-
-        def get_next(self) -> dict | None:
-            image = next(self.images, None)
-            return None if image is None else {name: image}
-
-    return Reader()
