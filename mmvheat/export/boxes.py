@@ -88,9 +88,7 @@ def best_anchors(
         scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
         classes = scores.size(-1)
         scores = scores.flatten(1)
-        # A symbolic size decides nothing here: the smaller number becomes part of the graph.
-        kept = torch.sym_min(most, scores.size(1)) if most > 0 else scores.size(1)
-        scores, order = scores.topk(kept)
+        scores, order = scores.topk(_smaller(most, scores.size(1)) if most > 0 else scores.size(1))
         labels, order = order % classes, order // classes
         deltas = deltas.permute(0, 2, 3, 1).reshape(count, -1, 4)
         deltas = deltas.gather(1, order[..., None].expand(-1, -1, 4))
@@ -167,18 +165,22 @@ def pool_regions(extractor: nn.Module, features: Sequence[Tensor], regions: Tens
     levels = torch.zeros_like(scale, dtype=torch.int64)
     for level in range(1, len(layers)):
         levels = levels + (scale >= 2**level)
-    pooled = []
+    pooled = None
     for index, (layer, level) in enumerate(zip(layers, features, strict=True)):
-        # A box without a size takes no sample and gives zeros: what is added below is one level's.
-        here = torch.cat((regions[:, :1], boxes * (levels == index)[:, None]), dim=1)
-        pooled.append(
-            torch.ops.torchvision.roi_align(
-                level.float(),
-                here,
-                layer.spatial_scale,
-                *layer.output_size,
-                layer.sampling_ratio,
-                layer.aligned,
-            )
+        here = (levels == index)[:, None]
+        # A box without a size takes no sample, which costs nothing; OpenVINO gives NaN for it.
+        found = torch.ops.torchvision.roi_align(
+            level.float(),
+            torch.cat((regions[:, :1], boxes * here), dim=1),
+            layer.spatial_scale,
+            *layer.output_size,
+            layer.sampling_ratio,
+            layer.aligned,
         )
-    return sum(pooled[1:], start=pooled[0]).to(features[0].dtype)
+        pooled = found if pooled is None else torch.where(here[..., None, None], found, pooled)
+    return pooled.to(features[0].dtype)
+
+
+def _smaller(number: int, size: int | torch.SymInt) -> int | torch.SymInt:
+    """The smaller of both; with a symbolic size it becomes part of the graph and decides nothing."""
+    return torch.sym_min(number, size) if isinstance(size, torch.SymInt) else min(number, int(size))
