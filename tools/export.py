@@ -52,9 +52,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     precision = parser.add_mutually_exclusive_group()
     text = f'half precision: {" or ".join(HALF)} (float32 throughout; {HALF[0]} if none is named)'
     precision.add_argument('--half', nargs='?', const=HALF[0], choices=HALF, help=text)
-    text = 'linear layers and convolutions in 8 bits; needs --calibration'
+    text = 'linear layers and convolutions in 8 bits, by ranges found on images'
     precision.add_argument('--int8', action='store_true', help=text)
-    add('--calibration', metavar='DIR', help='folder with images of the training data, for --int8')
+    text = "folder with images for --int8 (the config's training data)"
+    add('--calibration', metavar='DIR', help=text)
     text = 'how many of them are used (64)'
     add('--calibration-images', type=_count, default=64, metavar='N', help=text)
     add('--opset', type=int, help="version of ONNX's operators, 18 to 23 (20)")
@@ -66,8 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if len(args.size) > 2 or (DYNAMIC in args.size and len(args.size) > 1):
             parser.error('--size takes N, H W or dynamic')
         args.size = args.size[0] if DYNAMIC in args.size else (args.size[0], args.size[-1])
-    if args.int8 != (args.calibration is not None):
-        parser.error('--int8 and --calibration DIR go together')
+    if args.calibration is not None and not args.int8:
+        parser.error('--calibration DIR is for --int8')
     return args
 
 
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: Arguments; the process's own if None.
     """
     args = parse_args(argv)
+    from mmvheat.cli.calibration import training_images
     from mmvheat.cli.model import load_model
     from mmvheat.export.build import InputFacts, exported_module
     from mmvheat.export.graph import Shape
@@ -108,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     target = check_request(args.out, format, args.size == DYNAMIC, precision, args.force)
     paths = _calibration_files(args)
     loaded = load_model(args.config, args.checkpoint, args.cfg_options)
+    if args.int8 and not paths:
+        paths = training_images(loaded.cfg, args.config, args.calibration_images)
     backbone = find_backbone(loaded.model)
     own = backbone.folded_for or backbone.img_size
     facts = InputFacts(loaded.model.data_preprocessor)
@@ -209,14 +213,15 @@ def _calibration_files(args: argparse.Namespace) -> list[Path]:
     """List the images of ``--calibration``, evenly spread over the folder."""
     if args.calibration is None:
         return []
+    from mmvheat.cli.calibration import spread
+
     folder = Path(args.calibration)
     if not folder.is_dir():
         raise UserError(f'--calibration {folder} is no folder: give one with images')
     found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in _SUFFIXES)
     if not found:
         raise UserError(f'--calibration {folder} has no images: give a folder with jpg, png, ...')
-    step = max(1, len(found) / args.calibration_images)
-    return [found[int(i * step)] for i in range(min(len(found), args.calibration_images))]
+    return spread(found, args.calibration_images)
 
 
 def _calibration(

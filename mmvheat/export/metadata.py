@@ -42,8 +42,8 @@ class Metadata:
             ``keep_ratio`` it is (short, long) instead: the image is scaled so that neither its
             short nor its long side is longer, and null does not count. ``crop`` is the size of what
             is then cut out of the middle, or null. ``pad_value`` is what a divisor pads with,
-            ``interpolation`` is ``'bilinear'`` or ``'bicubic'``, ``backend`` is ``'cv2'`` or
-            ``'pillow'``.
+            ``interpolation`` is ``'bilinear'`` or ``'bicubic'``, ``backend`` whose it is: ``'cv2'``
+            or ``'pillow'``, which also averages where it makes an image smaller.
         mask_threshold: From which probability a pixel belongs to a mask.
         score_threshold: From which score a detection is drawn.
         precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``.
