@@ -1,5 +1,6 @@
 """Files of every format compute what torch computes, say what they are, or are not there."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_what_cannot_be_written(name, format, any_size, precision, said, tmp_pat
 
 @pytest.mark.parametrize('module', ['onnx', 'onnxscript', 'onnxslim', 'onnxruntime'])
 def test_a_missing_runtime(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__('sys').modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"{module} cannot be .* pip install 'mmvheat\[export\]'"):
         check_request(str(tmp_path / 'a.onnx'), 'onnx', False, 'float32', False)
 
