@@ -110,7 +110,10 @@ def _used(side: Mapping[str, np.ndarray], image: int) -> _Rows:
 def _overlaps(one: _Rows, other: _Rows) -> np.ndarray:
     """IoU (K, L) of boxes; -1 where the labels differ."""
     first, second = one['boxes'][:, None], other['boxes'][None]
-    corners = np.minimum(first[..., 2:], second[..., 2:]), np.maximum(first[..., :2], second[..., :2])
+    corners = (
+        np.minimum(first[..., 2:], second[..., 2:]),
+        np.maximum(first[..., :2], second[..., :2]),
+    )
     shared = np.maximum(corners[0] - corners[1], 0).prod(-1)
     areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
     iou = shared / np.maximum(areas[0] + areas[1] - shared, 1e-12)
