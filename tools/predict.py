@@ -261,11 +261,14 @@ class Model:
     ) -> Found:
         import numpy as np
 
-        keep = (outputs['labels'] >= 0) & (outputs['scores'] >= score_thr)
         scale = np.array((image.width / shown[1], image.height / shown[0]) * 2)
         limits = np.array((image.width, image.height) * 2)
-        boxes = np.clip(outputs['boxes'][keep] * scale, 0, limits)
-        scores, labels = outputs['scores'][keep].tolist(), outputs['labels'][keep].tolist()
+        boxes = np.clip(outputs['boxes'] * scale, 0, limits)
+        keep = (outputs['labels'] >= 0) & (outputs['scores'] >= score_thr)
+        # What is found in the padding has no width or height left.
+        keep &= (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes, scores = boxes[keep], outputs['scores'][keep].tolist()
+        labels = outputs['labels'][keep].tolist()
         items = [
             self._item(label, score=score, box=box.tolist())
             for label, score, box in zip(labels, scores, boxes, strict=True)
