@@ -42,8 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--format', choices=FORMATS, help='format of OUT (by its suffix)')
     text = "size of the images: N, H W, or dynamic for any (the backbone's img_size)"
     add('--size', nargs='+', type=_size, metavar='N', help=text)
-    text = 'number of images in a batch, or dynamic for any (dynamic)'
-    add('--batch', type=_batch, default=DYNAMIC, metavar='N', help=text)
+    text = 'number of images in a batch, or dynamic for any (1 for a whole detector, else dynamic)'
+    add('--batch', type=_batch, metavar='N', help=text)
     text = 'the file takes pixels, uint8 (N, H, W, 3) in the order r, g, b, and normalises them'
     add('--preprocess', action='store_true', help=text)
     text = 'a segmentor gives the class of each pixel in place of logits'
@@ -107,29 +107,25 @@ def main(argv: list[str] | None = None) -> None:
 
     format = choose_format(args.out, args.format)
     precision = args.half or ('int8' if args.int8 else 'float32')
-    batch = None if args.batch == DYNAMIC else args.batch
-    size = None if args.size == DYNAMIC else args.size
-    shape = Shape(size or (1, 1), batch, args.preprocess)
-    if args.size == DYNAMIC:
-        shape = Shape(None, batch, args.preprocess)
-    target = check_request(args.out, format, shape, precision, args.force)
+    target = check_request(args.out, format, args.size == DYNAMIC, precision, args.force)
     paths = _calibration_files(args)
     loaded = load_model(args.config, args.checkpoint, args.cfg_options)
     if args.int8 and not paths:
         paths = training_images(loaded.cfg, args.config, args.calibration_images)
     backbone = find_backbone(loaded.model)
     own = backbone.folded_for or backbone.img_size
-    if args.size is None:
-        shape = Shape(own, batch, args.preprocess)
     facts = InputFacts(loaded.model.data_preprocessor)
+    module, reason = exported_module(
+        loaded.model, facts, args.preprocess, args.label_map, args.features
+    )
+    batch = _number_of_images(args.batch, module.task)
+    size = None if args.size == DYNAMIC else args.size or own
+    shape = Shape(size, batch, args.preprocess)
     if shape.size is not None and any(side % facts.divisor for side in shape.size):
         raise UserError(
             f'--size {shape.size[0]} {shape.size[1]}: the config pads images to multiples of '
             f'{facts.divisor}: give such numbers'
         )
-    module, reason = exported_module(
-        loaded.model, facts, args.preprocess, args.label_map, args.features
-    )
     metadata = _metadata(args, format, precision, loaded, facts, shape, module)
     sizes = check_sizes(shape, own, facts.divisor)
     images = _calibration(paths, loaded, facts, shape, own)
@@ -139,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f'backbone and neck alone: {reason}')
     height_width = DYNAMIC if shape.size is None else f'{shape.size[0]} x {shape.size[1]}'
     print(
-        f'wrote {args.out}: {metadata.task}, images of {height_width}, batch {args.batch}, '
+        f'wrote {args.out}: {metadata.task}, images of {height_width}, batch {metadata.batch}, '
         f'{precision}, {_megabytes(target):.1f} MB'
     )
 
@@ -177,7 +173,7 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
         smallest=SIZES[0] if shape.size is None else None,
         largest=SIZES[1] if shape.size is None else None,
         divisor=facts.divisor,
-        batch=args.batch,
+        batch=shape.batch or DYNAMIC,
         resize=resize_facts(loaded.cfg.test_dataloader.dataset.pipeline, facts.pad_value),
         mask_threshold=_mask_threshold(loaded),
         precision=precision,
@@ -190,6 +186,15 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
         },
         versions=versions,
     )
+
+
+def _number_of_images(batch: int | str | None, task: str) -> int | None:
+    """Choose the size of a batch; None for any."""
+    if task == 'detection':
+        if batch == DYNAMIC:
+            raise UserError('a whole detector is exported for one size of a batch: give --batch N')
+        return batch or 1
+    return None if batch in (None, DYNAMIC) else batch
 
 
 def _megabytes(target: Path) -> float:

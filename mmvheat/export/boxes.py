@@ -132,10 +132,11 @@ class Suppression(nn.Module):
     def _choose(self, image: Candidates) -> tuple[Tensor, Tensor, Tensor]:
         """The same for one image, all without the first dimension."""
         valid = image.valid.nonzero()[:, 0]
-        # A last row stands for nothing, so that no function below meets an empty tensor.
-        boxes = torch.cat((image.boxes[valid], image.boxes.new_zeros(1, 4)))
-        scores = torch.cat((image.scores[valid], image.scores.new_zeros(1)))
-        groups = torch.cat((image.groups[valid], image.groups.new_full((1,), -1)))
+        # The last rows stand for nothing, so that no function below meets an empty tensor. They are
+        # two: torchvision tells torch.export that at least two boxes are kept.
+        boxes = torch.cat((image.boxes[valid], image.boxes.new_zeros(2, 4)))
+        scores = torch.cat((image.scores[valid], image.scores.new_zeros(2)))
+        groups = torch.cat((image.groups[valid], image.groups.new_full((2,), -1)))
         places = boxes
         if not self.class_agnostic:
             # Groups are moved apart, by as much as mmcv moves them.

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 
 from mmvheat.errors import UserError
 
+from .detection_difference import detection_difference
 from .graph import SIZES, Shape
 from .runtimes import open_exported
-from .wrappers import ExportedModule, ExportedSegmentor
+from .wrappers import ExportedDetector, ExportedModule, ExportedSegmentor
 
 __all__ = ['TOLERANCES', 'Check', 'check_sizes', 'images', 'verify']
 
@@ -32,8 +33,10 @@ class Check:
         batch: Their number.
         images: What they show.
         output: Name of the output.
-        difference: The largest difference over torch's largest value; of labels the share of
-            pixels that differ where torch itself is not undecided.
+        difference: The largest difference over torch's largest value. Of a label map, the share
+            of pixels that differ where torch itself is not undecided. Of detections, matched by
+            class and overlap, the largest difference of boxes over the image's longer side, of
+            scores, and of probabilities in masks; of their labels, the number without a partner.
         allowed: How large it may be; None for any.
     """
 
@@ -135,7 +138,26 @@ def _differences(
         outputs = module(torch.from_numpy(image))
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     expected = dict(zip(module.output_names, (one.numpy() for one in outputs), strict=True))
+    if isinstance(module, ExportedDetector):
+        return _detection_differences(found, expected, max(image.shape[2:]))
     return {name: relative_difference(found[name], expected[name]) for name in expected}
+
+
+def _detection_differences(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], longest: int
+) -> dict[str, float]:
+    """Differences of detections that are the same object, and the number of all others."""
+    try:
+        difference = detection_difference(expected, found)
+    except ValueError:
+        return dict.fromkeys(expected, float('inf'))
+    values = {
+        'boxes': difference.box / longest,
+        'scores': difference.score,
+        'labels': float(len(difference.unmatched)),
+        'masks': difference.mask,
+    }
+    return {name: values[name] for name in expected}
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -42,7 +42,7 @@ class Input(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map images to (N, 3, H, W), in the model's order of channels."""
         if self.preprocess:
-            image = (image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) * self.scale
+            image = (image.permute(0, 3, 1, 2).float() - self.mean) * self.scale
         return image.flip(1) if self.bgr else image
 
 
@@ -56,6 +56,7 @@ class ExportedModule(nn.Module):
     Attributes:
         task: Name of the task.
         output_names: Names of what ``forward`` returns.
+        dtype: What the model computes in. Images are normalised in float32, and so are the outputs.
     """
 
     task = 'features'
@@ -65,6 +66,11 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.input = input
         self.model = model
+        self.dtype = torch.float32
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Take images to what the model computes with."""
+        return self.input(image).to(self.dtype)
 
 
 class ExportedClassifier(ExportedModule):
@@ -75,7 +81,7 @@ class ExportedClassifier(ExportedModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Classify images (N, 3, H, W), or (N, H, W, 3) with preprocessing."""
-        logits = self.model(self.input(image))
+        logits = self.model(self.prepare(image)).float()
         if hasattr(
             self.model.head, 'thr'
         ):  # Several labels an image: mmpretrain's multi-label heads.
@@ -102,8 +108,8 @@ class ExportedSegmentor(ExportedModule):
     def forward(self, image: Tensor) -> Tensor:
         """Segment images (N, 3, H, W), or (N, H, W, 3) with preprocessing."""
         head = self.model.decode_head
-        image = self.input(image)
-        logits = head(self.model.extract_feat(image))
+        image = self.prepare(image)
+        logits = head(self.model.extract_feat(image)).float()
         align = head.align_corners
         logits = F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=align)
         return self.labels(logits) if self.label_map else logits
@@ -131,7 +137,7 @@ class ExportedDetector(ExportedModule):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect in images (N, 3, H, W), or (N, H, W, 3) with preprocessing."""
-        return self.model(self.input(image))
+        return self.model(self.prepare(image))
 
 
 class ExportedFeatures(ExportedModule):
@@ -149,15 +155,18 @@ class ExportedFeatures(ExportedModule):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, 3, H, W), or (N, H, W, 3) with preprocessing."""
-        return tuple(self.model.extract_feat(self.input(image)))
+        return tuple(one.float() for one in self.model.extract_feat(self.prepare(image)))
 
 
-def exportable(module: ExportedModule, size: tuple[int, int] | None) -> ExportedModule:
+def exportable(
+    module: ExportedModule, size: tuple[int, int] | None, dtype: torch.dtype = torch.float32
+) -> ExportedModule:
     """Copy a module into the form that is exported.
 
     Args:
         module: The module; it is left as it is.
         size: Height and width of the images, for which the decays are folded; None for any.
+        dtype: What it is to compute in.
 
     Raises:
         UserError: If the backbone is folded for another size.
@@ -175,6 +184,8 @@ def exportable(module: ExportedModule, size: tuple[int, int] | None) -> Exported
                 f'give --size {height} {width}, or the checkpoint it was folded from'
             )
     _replace(module)
+    module.model.to(dtype)
+    module.dtype = dtype
     return module
 
 

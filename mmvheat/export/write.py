@@ -54,13 +54,13 @@ def choose_format(path: str, format: str | None) -> str:
     return format
 
 
-def check_request(path: str, format: str, shape: Shape, precision: str, force: bool) -> Path:
+def check_request(path: str, format: str, any_size: bool, precision: str, force: bool) -> Path:
     """Find out early what cannot be written, and write nothing.
 
     Args:
         path: The file to write.
         format: One of :data:`.metadata.FORMATS`.
-        shape: Which images it is to take.
+        any_size: Whether it is to take images of any size.
         precision: What it is to compute in.
         force: Whether to replace files.
 
@@ -73,7 +73,7 @@ def check_request(path: str, format: str, shape: Shape, precision: str, force: b
     target = check_target(path, force)
     if format == 'openvino':
         check_target(target.with_suffix('.bin'), force)
-    if format == 'torchscript' and shape.size is None:
+    if format == 'torchscript' and any_size:
         raise UserError('torchscript files are for one size: give --size H W, or another --format')
     if precision == 'int8' and format not in ('onnx', 'openvino'):
         raise UserError(f'--int8 is for onnx and openvino, not for {format}')
@@ -130,10 +130,10 @@ def _write(
     calibration: 'Iterable[np.ndarray]',
 ) -> None:
     half = metadata.precision in _HALF
-    module = exportable(module, shape.size)
-    if metadata.format in ('torch-export', 'torchscript'):
-        if half:
-            module = module.to(getattr(torch, metadata.precision))
+    by_torch = metadata.format in ('torch-export', 'torchscript')
+    dtype = getattr(torch, metadata.precision) if half and by_torch else torch.float32
+    module = exportable(module, shape.size, dtype)
+    if by_torch:
         if metadata.format == 'torchscript':
             write_torchscript(module, shape, path, metadata)
         else:
