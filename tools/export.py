@@ -107,7 +107,9 @@ def main(argv: list[str] | None = None) -> None:
 
     format = choose_format(args.out, args.format)
     precision = args.half or ('int8' if args.int8 else 'float32')
-    target = check_request(args.out, format, args.size == DYNAMIC, precision, args.force)
+    target = check_request(
+        args.out, format, args.size == DYNAMIC, precision, args.opset, args.force
+    )
     paths = _calibration_files(args)
     loaded = load_model(args.config, args.checkpoint, args.cfg_options)
     if args.int8 and not paths:
@@ -159,8 +161,6 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
     if format in ('onnx', 'openvino'):
         opset = args.opset or DEFAULT_OPSET
         versions['onnx'] = version('onnx')
-    elif args.opset is not None:
-        raise UserError(f'--opset is for onnx and openvino, not for {format}: leave it out')
     return Metadata(
         task=module.task,
         outputs=tuple(module.output_names),

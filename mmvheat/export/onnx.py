@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mmvheat.errors import UserError
-
 from .metadata import KEY, Metadata
 from .runtimes import need
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ['OPSETS', 'make_onnx', 'write_onnx']
+__all__ = ['DEFAULT_OPSET', 'OPSETS', 'make_onnx', 'write_onnx']
 
 # The first that torch's exporter writes, and the last that it knows.
 OPSETS = 18, 23
@@ -28,16 +26,13 @@ def make_onnx(
     Args:
         graph: The graph, of :func:`.graph.export_graph`.
         outputs: Names of its outputs.
-        opset: Version of the operators.
+        opset: Version of the operators, within :data:`OPSETS`.
 
     Raises:
-        UserError: If onnx, onnxscript or onnxslim is missing, or the version cannot be written.
+        UserError: If onnx, onnxscript or onnxslim is missing.
     """
     need('onnx'), need('onnxscript')
     onnxslim = need('onnxslim')
-    low, high = OPSETS
-    if not low <= opset <= high:
-        raise UserError(f'opset {opset} cannot be written: give one of {low} to {high}')
     program = torch.onnx.export(
         graph,
         (),

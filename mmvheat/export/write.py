@@ -15,7 +15,7 @@ from mmvheat.errors import UserError
 
 from .graph import Shape, export_graph
 from .metadata import FORMATS, Metadata
-from .onnx import make_onnx, write_onnx
+from .onnx import OPSETS, make_onnx, write_onnx
 from .openvino import write_openvino
 from .runtimes import need
 from .torch_formats import write_pt2, write_torchscript
@@ -54,7 +54,14 @@ def choose_format(path: str, format: str | None) -> str:
     return format
 
 
-def check_request(path: str, format: str, any_size: bool, precision: str, force: bool) -> Path:
+def check_request(
+    path: str,
+    format: str,
+    any_size: bool,
+    precision: str,
+    opset: int | None = None,
+    force: bool = False,
+) -> Path:
     """Find out early what cannot be written, and write nothing.
 
     Args:
@@ -62,6 +69,7 @@ def check_request(path: str, format: str, any_size: bool, precision: str, force:
         format: One of :data:`.metadata.FORMATS`.
         any_size: Whether it is to take images of any size.
         precision: What it is to compute in.
+        opset: Version of ONNX's operators; None for the format's own choice.
         force: Whether to replace files.
 
     Returns:
@@ -79,6 +87,11 @@ def check_request(path: str, format: str, any_size: bool, precision: str, force:
         raise UserError(f'--int8 is for onnx and openvino, not for {format}')
     if precision == 'bfloat16' and format == 'openvino':
         raise UserError('openvino has no bfloat16 files: give --half float16, or another --format')
+    if opset is not None and format not in _NEEDS:
+        raise UserError(f'--opset is for onnx and openvino, not for {format}: leave it out')
+    low, high = OPSETS
+    if opset is not None and not low <= opset <= high:
+        raise UserError(f'opset {opset} cannot be written: give one of {low} to {high}')
     for module in _NEEDS.get(format, ()):
         need(module)
     return target

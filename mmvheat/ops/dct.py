@@ -46,7 +46,8 @@ def _cosines(length: int, device: torch.device | str | None) -> Tensor:
     circle = 4 * (n[-1:] + 1)
     quarters = n[:, None] * (2 * n + 1) % circle
     cosines = torch.cos(quarters.double() * (math.pi / 2) / length)
-    return cosines * torch.where(n == 0, 1.0, math.sqrt(2))[:, None]
+    # 1 for the constant row, else sqrt(2), without a rounding to float32.
+    return cosines * ((n > 0).double() * (math.sqrt(2) - 1) + 1)[:, None]
 
 
 def analysis_basis(length: int, like: Tensor) -> Tensor:

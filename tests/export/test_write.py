@@ -154,14 +154,14 @@ def test_what_cannot_be_written(name, format, any_size, precision, said, tmp_pat
     for there in ('there.onnx', 'there.bin'):
         (tmp_path / there).write_text('mine')
     with pytest.raises(UserError, match=said):
-        check_request(str(tmp_path / name), format, any_size, precision, False)
+        check_request(str(tmp_path / name), format, any_size, precision)
 
 
 @pytest.mark.parametrize('module', ['onnx', 'onnxscript', 'onnxslim', 'onnxruntime'])
 def test_a_missing_runtime(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"{module} cannot be .* pip install 'mmvheat\[export\]'"):
-        check_request(str(tmp_path / 'a.onnx'), 'onnx', False, 'float32', False)
+        check_request(str(tmp_path / 'a.onnx'), 'onnx', False, 'float32')
 
 
 @pytest.mark.parametrize('suffix', FORMATS.values())
