@@ -261,11 +261,14 @@ class Model:
     ) -> Found:
         import numpy as np
 
-        keep = (outputs['labels'] >= 0) & (outputs['scores'] >= score_thr)
         scale = np.array((image.width / shown[1], image.height / shown[0]) * 2)
         limits = np.array((image.width, image.height) * 2)
-        boxes = np.clip(outputs['boxes'][keep] * scale, 0, limits)
-        scores, labels = outputs['scores'][keep].tolist(), outputs['labels'][keep].tolist()
+        boxes = np.clip(outputs['boxes'] * scale, 0, limits)
+        keep = (outputs['labels'] >= 0) & (outputs['scores'] >= score_thr)
+        # What is found in the padding has no width or height left.
+        keep &= (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes, scores = boxes[keep], outputs['scores'][keep].tolist()
+        labels = outputs['labels'][keep].tolist()
         items = [
             self._item(label, score=score, box=box.tolist())
             for label, score, box in zip(labels, scores, boxes, strict=True)
@@ -447,42 +450,48 @@ def _resized(height: int, width: int, rule: dict[str, Any]) -> tuple[int, int]:
 def resample(image: 'Image.Image', size: Sequence[int], rule: dict[str, Any]) -> 'Image.Image':
     """Resize an image to a height and width by the config's interpolation.
 
-    Pillow's own way averages over the pixels that a smaller one covers, which OpenCV does not.
+    Pillow averages over the pixels that a smaller one covers, and OpenCV does not: its linear
+    interpolation is :func:`sample`'s.
     """
+    import numpy as np
     from PIL import Image
 
-    height, width = size
-    if (height, width) == (image.height, image.width):
+    if tuple(size) == (image.height, image.width):
         return image
-    kind = Image.Resampling[rule['interpolation'].upper()]
-    if rule.get('backend') == 'pillow':
-        return image.resize((width, height), kind)
-    matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
-    return image.transform((width, height), Image.Transform.AFFINE, matrix, kind)
+    if rule.get('backend') == 'pillow' or rule['interpolation'] != 'bilinear':
+        kind = Image.Resampling[rule['interpolation'].upper()]
+        return image.resize((size[1], size[0]), kind)
+    return Image.fromarray(np.rint(resize(np.asarray(image), size)).astype(np.uint8))
 
 
-def interpolation(points: 'np.ndarray', length: int, zero_outside: bool = False) -> 'np.ndarray':
-    """Make the matrix of linear interpolation along an axis.
+def resize(array: 'np.ndarray', size: Sequence[int]) -> 'np.ndarray':
+    """Resize the first two axes of an array by linear interpolation, in float32."""
+    import numpy as np
+
+    for axis, side in enumerate(size):
+        places = (np.arange(side) + 0.5) * array.shape[axis] / side
+        array = sample(array, places, axis)
+    return array
+
+
+def sample(array: 'np.ndarray', places: 'np.ndarray', axis: int) -> 'np.ndarray':
+    """Interpolate linearly along an axis; beyond the outermost pixels their values go on.
 
     Args:
-        points: Where to, in pixels; the centre of the first one is 0.5.
-        length: Number of pixels.
-        zero_outside: Whether there are zeros beside the pixels, else the outermost are repeated.
-
-    Returns:
-        Array of shape (len(points), length).
+        array: Any array.
+        places: Where to, in pixels; the centre of the first one is 0.5.
+        axis: The axis.
     """
     import numpy as np
 
-    low = np.floor(points - 0.5).astype(int)
-    share = points - 0.5 - low
-    matrix = np.zeros((len(points), length), np.float32)
-    for index, weight in ((low, 1 - share), (low + 1, share)):
-        there = (index >= 0) & (index < length)
-        if not zero_outside:
-            index, there = index.clip(0, length - 1), np.full(len(points), True)
-        matrix[np.flatnonzero(there), index[there]] += weight[there]
-    return matrix
+    last = array.shape[axis] - 1
+    places = (places - 0.5).clip(0, last)
+    low = places.astype(int)
+    shape = [1] * array.ndim
+    shape[axis] = len(places)
+    share = (places - low).astype(np.float32).reshape(shape)
+    first = array.take(low, axis).astype(np.float32)
+    return first + share * (array.take((low + 1).clip(max=last), axis) - first)
 
 
 def likeliest(logits: 'np.ndarray', size: tuple[int, int]) -> 'np.ndarray':
@@ -497,13 +506,9 @@ def likeliest(logits: 'np.ndarray', size: tuple[int, int]) -> 'np.ndarray':
     """
     import numpy as np
 
-    rows, columns = (
-        interpolation((np.arange(side) + 0.5) * length / side, length)
-        for side, length in zip(size, logits.shape[1:], strict=True)
-    )
     best, labels = np.full(size, -np.inf, np.float32), np.zeros(size, int)
     for label, values in enumerate(logits):
-        resized = rows @ values.astype(np.float32) @ columns.T
+        resized = resize(values, size)
         labels[resized > best] = label
         np.maximum(best, resized, out=best)
     return labels
@@ -522,14 +527,11 @@ def paste_mask(mask: 'np.ndarray', box: Sequence[float], size: tuple[int, int]) 
     """
     import numpy as np
 
-    sides = ((size[0], box[1], box[3]), (size[1], box[0], box[2]))
-    rows, columns = (
-        interpolation(
-            (np.arange(side) + 0.5 - start) / max(end - start, 1e-6) * length, length, True
-        )
-        for (side, start, end), length in zip(sides, mask.shape, strict=True)
-    )
-    return rows @ mask.astype(np.float32) @ columns.T
+    mask, lengths = np.pad(mask, 1), mask.shape
+    for axis, (start, end) in enumerate(((box[1], box[3]), (box[0], box[2]))):
+        places = (np.arange(size[axis]) + 0.5 - start) / (end - start) * lengths[axis]
+        mask = sample(mask, places + 1, axis)
+    return mask
 
 
 def run_lengths(mask: 'np.ndarray') -> dict[str, list[int]]:

@@ -175,12 +175,12 @@ class ExportedModel(BaseModel):
 
     def _instances(self, found: dict[str, Tensor], sample: BaseDataElement) -> InstanceData:
         """Take the rows that are used, and fit boxes and masks to the original image."""
-        kept = found['labels'] >= 0
         (height, width), info = sample.metainfo['ori_shape'], sample.metainfo
         # What the padding holds is no part of the image.
         seen = torch.tensor(info['img_shape'][1::-1]).repeat(2)
-        boxes = found['boxes'][kept].clamp(min=torch.zeros(4), max=seen)
-        boxes = boxes / torch.tensor(info['scale_factor'], dtype=boxes.dtype).repeat(2)
+        boxes = found['boxes'].clamp(min=torch.zeros(4), max=seen)
+        kept = (found['labels'] >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes = boxes[kept] / torch.tensor(info['scale_factor'], dtype=boxes.dtype).repeat(2)
         instances = InstanceData(
             bboxes=boxes, scores=found['scores'][kept], labels=found['labels'][kept]
         )
