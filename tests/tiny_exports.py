@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from tiny_models import CLASSES, make_tiny_model
 from torch import nn
@@ -56,7 +57,7 @@ def make_segmentor(head: str, bgr: bool = False) -> nn.Module:
     import mmseg.models  # noqa: F401  registers them
 
     with DefaultScope.overwrite_default_scope('mmseg'):
-        model = MODELS.build(config).eval()
+        model = MODELS.build(ConfigDict(config)).eval()
     for stage in find_backbone(model).layers:
         for operator in (block.op for block in stage.blocks()):
             nn.init.uniform_(operator.to_k[0].bias, 0.1, 2)

@@ -43,8 +43,10 @@ class InputFacts:
         self.bgr = not any(getattr(preprocessor, name, False) for name in names)
         self.mean = self._channels(preprocessor, 'mean', 0.0)
         self.std = self._channels(preprocessor, 'std', 1.0)
-        divisors = 'pad_size_divisor', 'size_divisor'
-        self.divisor = max(int(getattr(preprocessor, name, None) or 1) for name in divisors)
+        # mmseg pads in a test as its test_cfg says, if it has one.
+        in_tests = getattr(preprocessor, 'test_cfg', None) or {}
+        divisor = getattr(preprocessor, 'pad_size_divisor', None) or in_tests.get('size_divisor')
+        self.divisor = int(divisor or 1)
         values = (getattr(preprocessor, name, 0) for name in ('pad_value', 'pad_val'))
         self.pad_value = max((v for v in values if isinstance(v, int | float)), default=0)
 

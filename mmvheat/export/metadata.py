@@ -101,4 +101,7 @@ class Metadata:
 
 
 def _tuples(value: Any) -> Any:
+    """Make lists tuples again, at any depth."""
+    if isinstance(value, dict):
+        return {name: _tuples(one) for name, one in value.items()}
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
