@@ -16,7 +16,7 @@ from mmvheat.models.arch import ARCHS, arch_name
 
 from .matching_configs import Use, config_folder, find_uses
 
-__all__ = ['inspect']
+__all__ = ['inspect', 'sha256']
 
 _CHUNK = 2**22
 
@@ -36,7 +36,7 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
     checkpoint = read_checkpoint(path, mmap=True)
     with about_file(path):
         description = describe_checkpoint(checkpoint, key)
-    size, digest = path.stat().st_size, _sha256(path)
+    size, digest = path.stat().st_size, sha256(path)
     uses = find_uses(description, file, key)
     if as_json:
         backbone = description.backbone
@@ -54,7 +54,8 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
         _print_uses(uses)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Compute the digest of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(_CHUNK):

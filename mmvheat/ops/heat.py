@@ -57,8 +57,8 @@ def squared_frequencies(height: int, width: int, like: Tensor) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
 
     def make() -> Tensor:
-        n = torch.arange(height, dtype=torch.float64, device=like.device) * (math.pi / height)
-        m = torch.arange(width, dtype=torch.float64, device=like.device) * (math.pi / width)
+        n = torch.arange(height, dtype=torch.float64, device=like.device) * math.pi / height
+        m = torch.arange(width, dtype=torch.float64, device=like.device) * math.pi / width
         return (n.square()[:, None] + m.square()[None, :]).to(dtype)
 
     return _SQUARED_FREQUENCIES.get((height, width, dtype, like.device), make, like)
