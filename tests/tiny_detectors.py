@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs' / 'detection'
 DIMS = 8
 WIDTH = 16
 CLASSES = 5
-# Of what the last layers give: mean where an image shows nothing, and deviation from that elsewhere.
+# Of what the last layers give: mean where an image shows nothing, and deviation elsewhere.
 SPREADS = {
     'rpn_cls': (0, 2),
     'rpn_reg': (0, 0.3),

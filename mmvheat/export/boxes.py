@@ -183,5 +183,5 @@ def pool_regions(extractor: nn.Module, features: Sequence[Tensor], regions: Tens
 
 
 def _smaller(number: int, size: int | torch.SymInt) -> int | torch.SymInt:
-    """The smaller of both; with a symbolic size it becomes part of the graph and decides nothing."""
+    """The smaller of both; with a symbolic size it is a part of the graph that decides nothing."""
     return torch.sym_min(number, size) if isinstance(size, torch.SymInt) else min(number, int(size))

@@ -1,10 +1,11 @@
 """Detectors of mmdet as modules that can be exported whole.
 
-The trained modules are mmdet's: backbone, neck, and the layers of the heads. What mmdet does between
-them with branches and lists that depend on the data is done by ``boxes.py``. mmdet's own
+The trained modules are mmdet's: backbone, neck, and the layers of the heads. What mmdet does
+between them with branches and lists that depend on the data is done by ``boxes.py``. mmdet's own
 ``predict`` is the truth that tests hold these modules to.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -28,18 +29,52 @@ _ROI_HEADS = {
 }
 
 
-class SingleStageDetector(nn.Module):
+class _Detector(nn.Module):
+    """What detectors share.
+
+    Args:
+        detector: A built detector of mmdet.
+        dense: Its head with anchors.
+    """
+
+    def __init__(self, detector: nn.Module, dense: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+        self.smallest_side = 1 + max(max(stride) for stride in dense.prior_generator.strides)
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Maps of the neck, or of the backbone where there is no neck."""
+        maps = self.detector.backbone(image)
+        if not self.detector.with_neck:
+            return list(maps)
+        neck, pooled = self.detector.neck, 0
+        if type(neck).__name__ == 'FPN' and not neck.add_extra_convs:
+            pooled = neck.num_outs - len(neck.lateral_convs)
+            neck = copy.copy(neck)
+            neck.num_outs -= pooled
+        maps = list(neck(maps))
+        # FPN takes these by max_pool2d of one pixel, which asks torch.export for even sides.
+        for _ in range(pooled):
+            maps.append(maps[-1][..., ::2, ::2])
+        return maps
+
+
+class SingleStageDetector(_Detector):
     """RetinaNet: images in, boxes, scores and labels out.
 
     Args:
         detector: A built ``RetinaNet`` of mmdet, in eval mode where it is run or exported.
+
+    Attributes:
+        output_names: Names of what ``forward`` returns.
+        smallest_side: From which height and width on a graph for any size holds: below it a map
+            has one row or column alone, which torch.export takes for a constant.
     """
 
     output_names = ('boxes', 'scores', 'labels')
 
     def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
+        super().__init__(detector, detector.bbox_head)
         self.suppression = _suppression(detector.bbox_head.test_cfg)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,32 +87,30 @@ class SingleStageDetector(nn.Module):
             Boxes (N, K, 4), scores (N, K) and labels (N, K) int64, the best first, with K the
             ``max_per_img`` of the test config. Unused rows have box 0, score 0 and label -1.
         """
-        features = self.detector.extract_feat(image)
         candidates = best_anchors(
-            self.detector.bbox_head, features, image.shape[-2:], by_level=False
+            self.detector.bbox_head, self.maps(image), image.shape[-2:], by_level=False
         )
         return self.suppression(candidates)
 
 
-class TwoStageDetector(nn.Module):
+class TwoStageDetector(_Detector):
     """Faster R-CNN and Mask R-CNN: images in, boxes, scores, labels and masks out.
 
     Args:
         detector: A built ``FasterRCNN`` or ``MaskRCNN`` of mmdet, in eval mode where it is run or
             exported.
+
+    Attributes:
+        output_names: As of ``SingleStageDetector``.
+        smallest_side: Likewise.
     """
 
     def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
+        super().__init__(detector, detector.rpn_head)
         self.with_mask = bool(detector.roi_head.with_mask)
+        self.output_names = ('boxes', 'scores', 'labels', 'masks')[: 4 if self.with_mask else 3]
         self.proposals = _suppression(detector.rpn_head.test_cfg)
         self.suppression = _suppression(detector.roi_head.test_cfg)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of what ``forward`` returns."""
-        return ('boxes', 'scores', 'labels', 'masks')[: 4 if self.with_mask else 3]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect.
@@ -90,7 +123,7 @@ class TwoStageDetector(nn.Module):
             of the object inside its box in the size that the head predicts, 0 in unused rows.
         """
         size = image.shape[-2:]
-        features = self.detector.extract_feat(image)
+        features = self.maps(image)
         candidates = best_anchors(self.detector.rpn_head, features, size, by_level=True)
         proposals, _, levels = self.proposals(candidates)
         found = self.suppression(self._classify(features, proposals, levels >= 0, size))
@@ -100,7 +133,7 @@ class TwoStageDetector(nn.Module):
         return found
 
     def _classify(
-        self, features: tuple[Tensor, ...], proposals: Tensor, used: Tensor, size: torch.Size
+        self, features: list[Tensor], proposals: Tensor, used: Tensor, size: torch.Size
     ) -> Candidates:
         """Every proposal as every class."""
         head, cfg = self.detector.roi_head.bbox_head, self.detector.roi_head.test_cfg
@@ -116,7 +149,7 @@ class TwoStageDetector(nn.Module):
         valid = (scores > cfg.score_thr) & used[..., None]
         return Candidates(*(part.flatten(1, 2) for part in (boxes, scores, labels, valid)))
 
-    def _masks(self, features: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
+    def _masks(self, features: list[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Masks of the detections; the head runs on the rows that are used."""
         head = self.detector.roi_head.mask_head
         used = (labels.flatten() >= 0).nonzero()[:, 0]

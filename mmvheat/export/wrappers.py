@@ -36,6 +36,8 @@ class Input(nn.Module):
     ) -> None:
         super().__init__()
         self.preprocess, self.bgr = preprocess, bgr
+        # A graph holds it as one node, where flip() makes ten.
+        self.register_buffer('reversed', torch.tensor([2, 1, 0]))
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1))
         self.register_buffer('scale', 1 / torch.tensor(std).view(3, 1, 1))
 
@@ -43,7 +45,7 @@ class Input(nn.Module):
         """Map images to (N, 3, H, W), in the model's order of channels."""
         if self.preprocess:
             image = (image.permute(0, 3, 1, 2).float() - self.mean) * self.scale
-        return image.flip(1) if self.bgr else image
+        return image.index_select(1, self.reversed) if self.bgr else image
 
 
 class ExportedModule(nn.Module):

@@ -88,7 +88,7 @@ def transform2d(
         Map of shape (B, H', W', C) of ``x``'s dtype (under autocast, of autocast's).
     """
     batch, height, width, channels = x.shape
-    if has_open_size(x.shape):
+    if has_open_size((height, width)):
         # torch.export cannot prove that a flattened map can be split again.
         x = (along_width @ x).transpose(1, 2).contiguous()
         return (along_height @ x).transpose(1, 2).contiguous()

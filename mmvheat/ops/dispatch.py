@@ -93,8 +93,13 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` draws up a graph that others are going to run."""
-    return torch.compiler.is_exporting()
+    """Whether ``torch.export`` draws up a graph, without the compiler (``strict=False``).
+
+    Such a graph is for others to run, and Python runs as it is meanwhile.
+    """
+    if torch.compiler.is_dynamo_compiling() or _is_exporting is None:
+        return False
+    return _is_exporting()
 
 
 def has_open_size(sizes: Iterable[Hashable]) -> bool:
@@ -137,6 +142,7 @@ def _find(path: str) -> Any:
     return found
 
 
+_is_exporting = _find('compiler.is_exporting')
 _len_dispatch_stack = _find('_C._len_torch_dispatch_stack')
 
 # oneDNN's product with bias and activation fused in, and whether it takes bfloat16 on this CPU.
