@@ -120,8 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     module, reason = exported_module(
         loaded.model, facts, args.preprocess, args.label_map, args.features
     )
-    batch = _number_of_images(args.batch, module.task)
     size = None if args.size == DYNAMIC else args.size or own
+    batch = _number_of_images(args.batch, size, module.task)
     shape = Shape(size, batch, args.preprocess)
     if shape.size is not None and any(side % facts.divisor for side in shape.size):
         raise UserError(
@@ -188,12 +188,21 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
     )
 
 
-def _number_of_images(batch: int | str | None, task: str) -> int | None:
+def _number_of_images(
+    batch: int | str | None, size: tuple[int, int] | None, task: str
+) -> int | None:
     """Choose the size of a batch; None for any."""
     if task == 'detection':
+        if size is None:
+            raise UserError(
+                'a whole detector is exported for one size: give --size H W, or --features'
+            )
         if batch == DYNAMIC:
             raise UserError('a whole detector is exported for one size of a batch: give --batch N')
         return batch or 1
+    if size is None and isinstance(batch, int):
+        # torch.export cannot prove that a batch of one is no map of one column.
+        raise UserError('files for any size take batches of any length: leave --batch out')
     return None if batch in (None, DYNAMIC) else batch
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import UserError as ConstraintViolation
+
+from mmvheat.errors import UserError
 
 from .wrappers import ExportedModule
 
@@ -57,11 +60,20 @@ def export_graph(module: ExportedModule, shape: Shape) -> torch.export.ExportedP
     Args:
         module: What :func:`.wrappers.exportable` made.
         shape: Which images it is to take.
+
+    Raises:
+        UserError: If the model does not allow the sizes to be open.
     """
     example = shape.example()
     with torch.no_grad():
         if shape.size is not None:
             module(example)  # Fills the store of bases, which become constants of the graph.
-        return torch.export.export(
-            module, (example,), dynamic_shapes=(shape.dynamic(),), strict=False
-        )
+        try:
+            return torch.export.export(
+                module, (example,), dynamic_shapes=(shape.dynamic(),), strict=False
+            )
+        except ConstraintViolation as error:
+            raise UserError(
+                f'this {module.task} model cannot be exported for open sizes, for it computes with '
+                'them in Python: give --size H W and --batch N'
+            ) from error

@@ -1,6 +1,8 @@
 """Files of every format compute what torch computes, say what they are, or are not there."""
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +50,24 @@ def export(module, path: Path, shape: Shape, precision: str = 'float32', **optio
 
 
 @pytest.fixture(scope='module')
-def files(classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Metadata]]:
-    """Files of one size by suffix: they take pixels, in batches of any length."""
-    module, made = wrap(classifier, preprocess=True), {}
-    for suffix in FORMATS.values():
+def file(classifier, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Give a file of one size by its suffix: it takes pixels, in batches of any length."""
+    module = wrap(classifier, preprocess=True)
+
+    @cache
+    def make(suffix: str) -> tuple[Path, Metadata]:
         path = tmp_path_factory.mktemp('files') / f'model{suffix}'
         shape = Shape((64, 64), None, True)
-        made[suffix] = path, export(module, path, shape, classes=('a', 'b', 'ß'))
-    return made
+        return path, export(module, path, shape, classes=('a', 'b', 'ß'))
+
+    return make
 
 
-@pytest.mark.parametrize('suffix', FORMATS.values())
-def test_a_file_of_one_size(suffix: str, classifier, files):
-    path, metadata = files[suffix]
+@pytest.mark.parametrize(
+    'suffix', ['.onnx', '.pt2', '.torchscript', pytest.param('.xml', marks=pytest.mark.slow)]
+)
+def test_a_file_of_one_size(suffix: str, classifier, file: Callable):
+    path, metadata = file(suffix)
     names = {one.name for one in path.parent.iterdir()}
     assert names == ({path.name, 'model.bin'} if suffix == '.xml' else {path.name})
     exported = open_exported(path, threads=1)
@@ -73,10 +80,10 @@ def test_a_file_of_one_size(suffix: str, classifier, files):
     np.testing.assert_allclose(found['scores'], expected, atol=1e-5)
 
 
-def test_the_graph_is_plain(classifier, files):
+def test_the_graph_is_plain(classifier, file: Callable):
     """Bases and decays are constants, no matrix is copied for each row, and GELU is one node."""
     onnx = pytest.importorskip('onnx')
-    path, _ = files['.onnx']
+    path, _ = file('.onnx')
     model = onnx.load(path)
     assert {node.domain for node in model.graph.node} <= {'', 'ai.onnx'}
     kinds = [node.op_type for node in model.graph.node]
@@ -89,8 +96,10 @@ def test_the_graph_is_plain(classifier, files):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('suffix', ['.onnx', '.pt2', '.xml'])
-@pytest.mark.parametrize('kind', ['classifier', 'uper', 'fpn'])
+@pytest.mark.parametrize(
+    ('kind', 'suffix'),
+    [('classifier', '.onnx'), ('fpn', '.onnx'), ('uper', '.pt2'), ('uper', '.xml')],
+)
 def test_a_file_of_any_size(kind: str, suffix: str, classifier, tmp_path: Path):
     model = classifier if kind == 'classifier' else make_segmentor(kind)
     export(wrap(model), tmp_path / f'model{suffix}', Shape(None, None))
@@ -105,10 +114,10 @@ def test_a_segmentor_of_pixels_to_labels(label_map: bool, tmp_path: Path):
 
 @pytest.mark.parametrize('suffix', ['.torchscript', '.pt2'])
 @pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
-def test_half_precision(precision: str, suffix: str, classifier, files, tmp_path: Path):
+def test_half_precision(precision: str, suffix: str, classifier, file: Callable, tmp_path: Path):
     path = tmp_path / f'model{suffix}'
     export(wrap(classifier), path, Shape((64, 64), 1), precision)
-    assert path.stat().st_size < files[suffix][0].stat().st_size
+    assert path.stat().st_size < file(suffix)[0].stat().st_size
     scores = open_exported(path)(images('noise', (64, 64), 1, 0, False))['scores']
     assert scores.dtype == np.float32 and scores.sum() == pytest.approx(1, abs=0.02)
 
