@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from mmvheat.ops import conduct, gated_linear, heat_decay, linear, predict_diffusivity
 
-__all__ = ['Heat2D', 'Linear']
+from .mixers import CosineMixer, check_mixer, make_mixer
+
+__all__ = ['Heat2D', 'HeatVariant2D', 'Linear', 'make_operator']
 
 
 class Linear(nn.Linear):
@@ -29,11 +31,13 @@ class Heat2D(nn.Module):
 
     Args:
         dim: Channels.
+        dwconv: Whether there is the convolution.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, dwconv: bool = True) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
+        convolution = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim) if dwconv else None
+        self.dwconv = convolution or nn.Identity()
         self.linear = Linear(dim, 2 * dim)
         self.out_norm = nn.LayerNorm(dim)
         self.out_linear = nn.Linear(dim, dim)
@@ -65,7 +69,7 @@ class Heat2D(nn.Module):
     def forward(
         self,
         x: Tensor,
-        freq_embed: Tensor | None,
+        freq_embed: Tensor | None = None,
         decay: Tensor | None = None,
         plain: bool | None = None,
     ) -> Tensor:
@@ -74,7 +78,7 @@ class Heat2D(nn.Module):
         Args:
             x: Map of shape (B, H, W, C).
             freq_embed: Frequency embedding of shape (H, W, C), of the map's size; not used by a
-                folded operator.
+                folded operator, nor by a variant.
             decay: What :meth:`decay` returns for the embedding, if it is known already.
             plain: Whether these and all weights are ordinary tensors, if known, see
                 :func:`mmvheat.ops.dispatch.is_plain`.
@@ -85,13 +89,19 @@ class Heat2D(nn.Module):
         # Views: the blocks' maps are channels-last, a convolution takes channels first.
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         u, z = self.linear(x, plain).chunk(2, dim=-1)
+        u = self.mix(u, freq_embed, decay, plain)
+        norm, out = self.out_norm, self.out_linear
+        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
+
+    def mix(
+        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
+    ) -> Tensor:
+        """Conduct the heat u (B, H, W, C); arguments as of :meth:`forward`."""
         if self.k_exp is not None:
             decay = self.k_exp
         elif decay is None:
             decay = self.decay(freq_embed)
-        u = conduct(u, decay, plain)
-        norm, out = self.out_norm, self.out_linear
-        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
+        return conduct(u, decay, plain)
 
     def fold(self, freq_embed: Tensor) -> None:
         """Keep the decay for one size of a map, ``k_exp``, instead of what it follows from.
@@ -102,3 +112,71 @@ class Heat2D(nn.Module):
         with torch.no_grad():
             self.k_exp = nn.Parameter(self.decay(freq_embed), requires_grad=False)
         self.to_k = None
+
+
+class HeatVariant2D(Heat2D):
+    """The operator with something else in the place of vHeat's conduction.
+
+    It needs no frequency embedding from outside.
+
+    Args:
+        dim: Channels.
+        mixer: What mixes the positions of a map, of :mod:`mmvheat.layers.mixers`.
+        dwconv: Whether there is the convolution.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, dwconv: bool = True) -> None:
+        super().__init__(dim, dwconv)
+        self.to_k = None
+        self.mixer = mixer
+
+    def mix(
+        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
+    ) -> Tensor:
+        """Mix u (B, H, W, C); the embedding and the decay are not used."""
+        if self.k_exp is not None:
+            return conduct(u, self.k_exp, plain)
+        return self.mixer(u, plain)
+
+    def fold_for(self, size: tuple[int, int]) -> None:
+        """Keep the spectrum for one size of a map, ``k_exp``, in the place of the mixer.
+
+        Args:
+            size: Height and width of the map.
+
+        Raises:
+            ValueError: If the mixer has none.
+        """
+        if not isinstance(self.mixer, CosineMixer):
+            raise ValueError(f'{type(self.mixer).__name__} has no cosine spectrum to fold')
+        with torch.no_grad():
+            spectrum = self.mixer.spectrum(size).clone()
+        self.k_exp = nn.Parameter(spectrum, requires_grad=False)
+        self.mixer = None
+
+
+def make_operator(
+    dim: int,
+    size: tuple[int, int],
+    operator: str = 'heat',
+    diffusivity: str = 'predicted',
+    k: float | None = None,
+    dwconv: bool = True,
+) -> Heat2D:
+    """Make the operator of a block: the one place where its variant is chosen.
+
+    Args:
+        dim: Channels.
+        size: Height and width of the map that learned values are made for.
+        operator: As of :func:`.mixers.make_mixer`, like all that follow.
+        diffusivity: ``'predicted'`` takes the embedding that its stage has for all blocks.
+        k: The number of ``'fixed'``.
+        dwconv: Whether there is the depth-wise convolution.
+
+    Raises:
+        ValueError: If one is unknown, or they do not belong together.
+    """
+    check_mixer(operator, diffusivity, k)
+    if (operator, diffusivity) == ('heat', 'predicted'):
+        return Heat2D(dim, dwconv)
+    return HeatVariant2D(dim, make_mixer(dim, size, operator, diffusivity, k), dwconv)

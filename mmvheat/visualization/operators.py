@@ -106,7 +106,7 @@ def block_diffusivity(
             return operator.diffusivity(embed)
         _check_size(backbone, size)
         decay = operator.k_exp.detach()
-        frequencies = squared_frequencies(*decay.shape[:2], decay)[..., None]
+        frequencies = squared_frequencies(decay.shape[:2], decay)[..., None]
         # -log(1) / 0 would be NaN at the constant frequency.
         return decay.log().neg().clamp(min=0) / frequencies.clamp(min=torch.finfo(decay.dtype).tiny)
 
