@@ -30,7 +30,7 @@ from .names import (
     shown,
     unwrapped_names,
 )
-from .spectra import spectrum_size
+from .spectra import map_widths
 
 __all__ = ['Backbone', 'Description', 'arch_in_words', 'describe_checkpoint']
 
@@ -202,7 +202,7 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
 
     folded = any(map(FOLDED_DECAY.fullmatch, tensors))
     variant = find_variant(tensors, folded)
-    grids, sizes = [], []
+    grids, heights, widths = [], [], []
     for stage in range(len(depths)):
         if folded:
             name, dimensions = f'layers.{stage}.0.op.k_exp', 3
@@ -215,7 +215,8 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
             name, dimensions = embedding_name(stage), 3
         grids.append(shape(name, dimensions))
         if dimensions > 1:
-            sizes.append(spectrum_size(name, grids[-1]))
+            heights.append((grids[-1][0], grids[-1][0]))
+            widths.append(map_widths(name, grids[-1]))
     dims = tuple(grid[2] if len(grid) > 2 else grid[0] for grid in grids)
     hidden = tuple(shape(f'layers.{i}.0.mlp.fc1.weight', 4)[0] for i in range(len(depths)))
     in_channels = shape(INPUT_CONV, 4)[1]
@@ -243,8 +244,8 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
         diffusivity=variant.diffusivity,
         dwconv=variant.dwconv,
         patch_size=variant.patch_size,
-        heights=_image_sides([height for height, _ in sizes], variant.patch_size),
-        widths=_image_sides([width for _, width in sizes], variant.patch_size),
+        heights=_image_sides(heights, variant.patch_size),
+        widths=_image_sides(widths, variant.patch_size),
         output_norms=tuple(sorted({int(OUTPUT_NORM.fullmatch(name)[1]) for name in norms})),
         missing=tuple(name for name in expected if name not in tensors),
         misshaped=misshaped,
@@ -291,13 +292,13 @@ def _is_around(name: str) -> bool:
     return name.startswith(('classifier.', 'head.'))
 
 
-def _image_sides(map_sides: list[int], stem_stride: int) -> Range | None:
-    """Tell the least and the largest side of images whose maps have these sides."""
+def _image_sides(map_sides: list[Range], stem_stride: int) -> Range | None:
+    """Tell the least and the largest side of images whose maps have sides in these ranges."""
     if not map_sides:
         return None
     strides = [stem_stride * 2**stage for stage in range(len(map_sides))]
-    least = max((n - 1) * stride + 1 for n, stride in zip(map_sides, strides, strict=True))
-    largest = min(n * stride for n, stride in zip(map_sides, strides, strict=True))
+    least = max((n - 1) * stride + 1 for (n, _), stride in zip(map_sides, strides, strict=True))
+    largest = min(n * stride for (_, n), stride in zip(map_sides, strides, strict=True))
     return (least, largest) if least <= largest else None
 
 

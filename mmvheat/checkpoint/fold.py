@@ -104,7 +104,11 @@ def _check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor)
 def _check_mixer(name: str, tensor: Tensor, norm: Tensor | None) -> None:
     """Check that what a variant has for a block has the block's channels."""
     channels = None if norm is None or norm.dim() != 1 else len(norm)
-    if channels is None or tensor.dim() not in (0, 1, 3) or tensor.shape[-1:] not in ((), (channels,)):
+    if (
+        channels is None
+        or tensor.dim() not in (0, 1, 3)
+        or tensor.shape[-1:] not in ((), (channels,))
+    ):
         raise UserError(
             f'{name} is {tuple(tensor.shape)} in a block of {channels or "unknown"} channels: '
             'give a whole checkpoint of one vHeat model'

@@ -8,7 +8,14 @@ from mmvheat.ops import resize_freq_embed, resize_global_filter
 
 from .names import EMBEDDING, MIXER, find, shown
 
-__all__ = ['check_spectrum', 'is_spectrum', 'made_for', 'resize_spectrum', 'spectrum_size']
+__all__ = [
+    'check_spectrum',
+    'is_spectrum',
+    'made_for',
+    'map_widths',
+    'resize_spectrum',
+    'spectrum_size',
+]
 
 # What can be interpolated in.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -61,6 +68,12 @@ def spectrum_size(name: str, shape: Shape) -> tuple[int, int]:
     if is_global_filter(name):
         width = height if height // 2 + 1 == width else max(1, 2 * (width - 1))
     return height, width
+
+
+def map_widths(name: str, shape: Shape) -> tuple[int, int]:
+    """Tell the least and the largest width of the maps that a spectrum may be made for."""
+    width = shape[1]
+    return (max(1, 2 * (width - 1)), 2 * width - 1) if is_global_filter(name) else (width, width)
 
 
 def made_for(name: str, shape: Shape, size: tuple[int, int]) -> bool:

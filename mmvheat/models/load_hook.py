@@ -129,9 +129,7 @@ def _fit_spectra(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) 
         state_dict[f'{prefix}{name}'] = resize_spectrum(own, given, spectrum_size(own, shape))
 
 
-def _check_fixed_diffusivity(
-    module: nn.Module, state_dict: dict[str, Tensor], prefix: str
-) -> None:
+def _check_fixed_diffusivity(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Compare the numbers at which the diffusivities of a checkpoint and of the backbone are fixed.
 
     Raises:

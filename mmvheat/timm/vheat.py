@@ -86,7 +86,11 @@ class VHeatForTimm(nn.Module):
             self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
         self.num_features = dims[-1]
         self.feature_info = [
-            {'num_chs': dim, 'reduction': self.backbone.arch.strides[i], 'module': f'backbone.layers.{i}'}
+            {
+                'num_chs': dim,
+                'reduction': self.backbone.arch.strides[i],
+                'module': f'backbone.layers.{i}',
+            }
             for i, dim in enumerate(dims)
         ]
         if isinstance(self.head.fc, nn.Linear):
