@@ -1,5 +1,5 @@
-# DeiT-S's size (arXiv 2012.12877) with heat conduction in the place of attention. The recipe is that
-# of vHeat-T: the paper's for isotropic models is not known here.
+# DeiT-S's size (arXiv 2012.12877) with heat conduction in the place of attention. The recipe is
+# vHeat-T's: the paper's for isotropic models is not known here.
 _base_ = '../_base_/vheat_in1k.py'
 
 model = dict(

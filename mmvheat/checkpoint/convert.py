@@ -13,6 +13,7 @@ from .formats import class_metadata, find_state_dict
 from .names import (
     BACKBONE,
     EMBEDDING,
+    MIXER,
     OPERATOR,
     OUTPUT_NORM,
     TO_K_WEIGHT,
@@ -289,7 +290,8 @@ class _Model:
         own = {name: tensors[old] for name, old in inner.items()}
         self.stem_stride = find_variant(own, folded).patch_size
         self.spectra: dict[str, tuple[int, Tensor]] = {}
-        sized = [name for name, tensor in own.items() if is_spectrum(name, tensor.shape)]
+        spectra = [n for n in own if EMBEDDING.fullmatch(n) or MIXER.fullmatch(n)]
+        sized = [name for name in spectra if is_spectrum(name, own[name].shape)]
         for name in sorted(sized, key=_stage_of):
             check_spectrum(f'{self.prefix}{name}', own[name])
             self.spectra[name] = _stage_of(name), own[name]

@@ -400,7 +400,8 @@ def find_variant(tensors: Mapping[str, Tensor], folded: bool) -> Variant:
         folded: Whether it is in the inference form.
     """
     stem = tensors.get(INPUT_CONV)
-    has_patches = 'patch_embed.conv2.weight' not in tensors
+    second = ('patch_embed.conv2.', 'patch_embed.norm2.')
+    has_patches = not any(name.startswith(second) for name in tensors)
     patch_size = 4
     if stem is not None and stem.dim() == 4 and has_patches:
         patch_size = max(1, stem.size(2))
@@ -424,7 +425,7 @@ def backbone_shapes(
     layer_scale: bool,
     in_channels: int,
     folded: bool,
-    variant: Variant,
+    variant: Variant | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Spell a whole backbone: its names and shapes, output norms aside.
 
@@ -436,11 +437,12 @@ def backbone_shapes(
         layer_scale: Whether blocks have learned scales.
         in_channels: Channels of the images.
         folded: Whether it is in the inference form.
-        variant: Which variant it is of.
+        variant: Which variant it is of; None for none.
 
     Returns:
         Shapes by name.
     """
+    variant = variant or Variant()
     dims = [grid[2] if len(grid) > 2 else grid[0] for grid in grids]
     shapes = _stem_shapes(dims[0], in_channels, variant.patch_size)
     predicted = not folded and (variant.operator, variant.diffusivity) == ('heat', 'predicted')
