@@ -41,6 +41,8 @@ def serve() -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802
             path = self.path.partition('?')[0].lstrip('/')
+            # Read first: who sees the request in `asked` may set another wait for the next one.
+            wait = web.wait
             web.asked.append(path)
             content = web.files.get(path)
             if content is None:
@@ -52,7 +54,7 @@ def serve() -> Iterator[Web]:
             half = len(content) // 2
             self.wfile.write(content[:half] if web.cut is None else content[: web.cut])
             if web.cut is None:
-                time.sleep(web.wait)
+                time.sleep(wait)
                 self.wfile.write(content[half:])
 
         def log_message(self, *_: object) -> None:

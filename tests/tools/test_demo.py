@@ -175,14 +175,14 @@ def test_the_first_picture_shows_the_data_and_their_labels(demo, tmp_path):
 
 
 def test_pictures_show_truth_and_prediction(demo, tmp_path):
-    """A perfect prediction looks like the truth, and unlike the bare scene."""
+    """A perfect prediction looks like the truth, and unlike the bare scene; its digit is named."""
     import pickle
 
     pictures = importlib.import_module('pictures')
     (tmp_path / 'masks').mkdir()
     image = torch.full((3, 16, 16), 40, dtype=torch.uint8)
     labels = torch.zeros(16, 16, dtype=torch.uint8)
-    labels[4:9, 4:9] = 3
+    labels[2:14, 2:14] = 3
     write_png(image, str(tmp_path / '1.png'))
     write_png((labels + 1)[None], str(tmp_path / 'masks' / '1.png'))
     sample = dict(img_path=str(tmp_path / '1.png'), pred_sem_seg=labels.numpy())
@@ -191,6 +191,8 @@ def test_pictures_show_truth_and_prediction(demo, tmp_path):
     scene, truth, predicted = images_of(out)[:, 4:-4, 4:-4].unfold(1, 48, 52).unbind(1)
     assert torch.equal(truth, predicted)
     assert not torch.equal(scene, truth)
+    # In white, which the colours are not.
+    assert (truth == 255).all(0)[18:30, 18:30].any() and not (scene == 255).any()
 
 
 def test_the_heat_starts_on_the_largest_digit(demo, tmp_path):

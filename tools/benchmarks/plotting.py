@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -32,29 +33,42 @@ _FIGURES = {
 
 
 @styled
-def draw_bars(rows: Sequence[Timed]) -> Figure:
+def draw_bars(
+    rows: Sequence[Timed],
+    title: str = 'Speed against the baseline: median, quartiles',
+    size: float = 4.2,
+) -> Figure:
     """Draw how many times as fast as the baseline each candidate is, with quartiles.
 
     Args:
-        rows: A panel for each measure, bars side by side for each group.
+        rows: A panel for each measure, bars side by side for each group. Quartiles that are both
+            the median are not drawn: there was one sample, or they were not kept.
+        title: Title of the whole.
+        size: Of a panel, in inches.
     """
     measures = list(dict.fromkeys(row.measure for row in rows))
-    figure, panels = _make(measures, 'Speed against the baseline: median, quartiles')
+    figure, panels = _make(measures, title, size)
     names = list(dict.fromkeys(row.name for row in rows))
-    width = 0.8 / max(1, len(names))
+    colours = dict(zip(names, LINES * len(names), strict=False))
     for axes, measure in zip(panels, measures, strict=False):
         own = [row for row in rows if row.measure == measure]
         groups = list(dict.fromkeys(row.group for row in own))
-        for i, (name, colour) in enumerate(zip(names, LINES * len(names), strict=False)):
+        # Those that have no bar here leave no room.
+        here = [name for name in names if any(row.name == name for row in own)]
+        width = 0.8 / max(len(here), 2)
+        for i, name in enumerate(here):
             of_name = [row for row in own if row.name == name]
-            places = [groups.index(row.group) - 0.4 + (i + 0.5) * width for row in of_name]
+            shift = (i - (len(here) - 1) / 2) * width
+            places = [groups.index(row.group) + shift for row in of_name]
             ratios = [row.ratio for row in of_name]
             heights = [ratio.median for ratio in ratios]
-            axes.bar(places, heights, width * 0.92, label=name, color=colour)
+            axes.bar(places, heights, width * 0.92, label=name, color=colours[name])
             axes.errorbar(places, heights, _beyond(ratios), **_NO_SPREAD)
             for place, ratio in zip(places, ratios, strict=True):
+                # As many digits as the tables of the docs have.
+                digits = 2 if ratio.median < 3 else 1
                 axes.annotate(
-                    f'{ratio.median:.2f}', (place, ratio.high), (0, 2), fontsize=7,
+                    f'{ratio.median:.{digits}f}', (place, ratio.high), (0, 2), fontsize=8,
                     textcoords='offset points', ha='center',
                 )  # fmt: skip
         axes.axhline(1, color='black', lw=0.8, ls=':')
@@ -62,6 +76,7 @@ def draw_bars(rows: Sequence[Timed]) -> Figure:
         baselines = dict.fromkeys(row.baseline for row in own)
         axes.set(title=measure, ylabel=f'times as fast as {", ".join(baselines)}')
         axes.set_xticks(range(len(groups)), groups)
+        axes.set_xlim(-0.6, len(groups) - 0.4)
     _add_legend(figure, panels)
     return figure
 
@@ -85,7 +100,7 @@ def draw_curves(rows: Sequence[Timed], keys: Sequence[str]) -> Figure:
         for key in keys
     }
     values = {panel: found for panel, found in values.items() if found}
-    figure, panels = _make(list(values), 'Median, and quartiles as bands')
+    figure, panels = _make(list(values), 'Median, and quartiles as bands', 4.2)
     names = list(dict.fromkeys(row.name for row in rows))
     for axes, ((measure, key), found) in zip(panels, values.items(), strict=False):
         groups = list(dict.fromkeys(row.group for row, _ in found))
@@ -109,15 +124,19 @@ def draw_curves(rows: Sequence[Timed], keys: Sequence[str]) -> Figure:
     return figure
 
 
-def _make(panels: Sequence[object], title: str) -> tuple[Figure, Sequence[Axes]]:
-    figure, axes = make_panels(1, max(1, len(panels)), title, size=4.2, aspect=0.75)
+def _make(panels: Sequence[object], title: str, size: float) -> tuple[Figure, Sequence[Axes]]:
+    figure, axes = make_panels(1, max(1, len(panels)), title, size, aspect=0.75)
     return figure, axes[0]
 
 
 def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    handles, labels = panels[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    entries = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        options = dict(loc='outside lower center', ncols=len(entries))
+        figure.legend(entries.values(), entries, **options)
 
 
 def _spread(row: Timed, key: str) -> Spread | None:
@@ -134,10 +153,10 @@ def _spread(row: Timed, key: str) -> Spread | None:
     return value * (1 / _FIGURES[key].unit)
 
 
-def _beyond(spreads: Sequence[Spread]) -> list[list[float]]:
-    """How far the quartiles are below and above the medians."""
-    below = [one.median - one.low for one in spreads]
-    return [below, [one.high - one.median for one in spreads]]
+def _beyond(spreads: Sequence[Spread]) -> np.ndarray:
+    """How far the quartiles are below and above the medians; NaN, which is not drawn, for none."""
+    ends = np.array([(one.median - one.low, one.high - one.median) for one in spreads]).T
+    return np.where(ends.any(0), ends, np.nan)
 
 
 def _size(group: str) -> int:

@@ -5,6 +5,7 @@ import io
 import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.font_manager import findfont
@@ -20,13 +21,23 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 from mmvheat.visualization.plots import save_figure, styled
 from mmvheat.visualization.plots.style import Figure
 
-__all__ = ['draw_data', 'draw_detections', 'draw_segmentations', 'largest_instance']
+__all__ = [
+    'draw_data',
+    'draw_detections',
+    'draw_instances',
+    'draw_segmentations',
+    'enlarge',
+    'largest_instance',
+    'middle_pixel',
+]
 
 _COLOURS = [
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
     (145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212),
 ]  # fmt: skip
 _SCALE = 3
+# In pixels of the scene; on less the name of an area would hide it.
+_NAMED_AREA = 60
 # Dots an inch that pictures are saved with: a pixel of an enlarged image is a dot.
 _DPI = 120
 # Room beside the images for titles, in pixels.
@@ -49,7 +60,7 @@ def draw_data(root: Path, out: Path, scenes: int = 6) -> Path:
     ]
     columns = []
     for column, info in enumerate(coco.loadImgs(coco.getImgIds()[:scenes])):
-        image = _enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
+        image = enlarge(read_image(str(root / 'scenes' / 'train' / 'images' / info['file_name'])))
         four = make_grid(digits[4 * column : 4 * column + 4], nrow=2, padding=0)
         columns.append([four, image, _draw_truth(image, coco, info['id'])])
     rows = ('digits', 'scenes', 'scenes and labels')
@@ -70,7 +81,7 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
     coco = _quiet_coco(annotations)
     columns = []
     for sample in samples:
-        image = _enlarge(read_image(sample['img_path']))
+        image = enlarge(read_image(sample['img_path']))
         found = sample['pred_instances']
         keep = found['scores'] > 0.5
         masks = [
@@ -82,7 +93,7 @@ def draw_detections(predictions: Path, annotations: Path, out: Path, scenes: int
             [
                 image,
                 _draw_truth(image, coco, sample['img_id']),
-                _draw_instances(image, found['bboxes'][keep], masks, labels, scores),
+                draw_instances(image, found['bboxes'][keep], masks, labels, scores),
             ]
         )
     title = 'Mask R-CNN: validation scenes'
@@ -103,7 +114,7 @@ def draw_segmentations(predictions: Path, mask_dir: Path, out: Path, scenes: int
         samples = pickle.load(file)[:scenes]
     columns = []
     for sample in samples:
-        image = _enlarge(read_image(sample['img_path']))
+        image = enlarge(read_image(sample['img_path']))
         truth = read_image(str(mask_dir / Path(sample['img_path']).name))[0].long() - 1
         labels = torch.from_numpy(np.asarray(sample['pred_sem_seg'])).long()
         columns.append([image, _draw_labels(image, truth), _draw_labels(image, labels)])
@@ -123,10 +134,13 @@ def largest_instance(annotations: Path) -> tuple[str, tuple[int, int]]:
     coco = _quiet_coco(annotations)
     (info,) = coco.loadImgs(coco.getImgIds()[:1])
     largest = max(coco.loadAnns(coco.getAnnIds(info['id'])), key=lambda one: one['area'])
-    pixels = np.argwhere(coco.annToMask(largest))
-    nearest = np.abs(pixels - pixels.mean(0)).sum(1).argmin()
-    row, column = pixels[nearest].tolist()
-    return info['file_name'], (row, column)
+    return info['file_name'], middle_pixel(np.argwhere(coco.annToMask(largest)))
+
+
+def middle_pixel(pixels: np.ndarray) -> tuple[int, int]:
+    """Find row and column of the pixel nearest to the middle of some, of shape (N, 2)."""
+    row, column = pixels[np.abs(pixels - pixels.mean(0)).sum(1).argmin()].tolist()
+    return row, column
 
 
 def _quiet_coco(annotations: Path) -> COCO:
@@ -135,14 +149,14 @@ def _quiet_coco(annotations: Path) -> COCO:
         return COCO(str(annotations))
 
 
-def _enlarge(image: Tensor) -> Tensor:
+def enlarge(image: Tensor) -> Tensor:
     """Enlarge a (C, H, W) picture so that labels can be read."""
     return image.repeat_interleave(_SCALE, -1).repeat_interleave(_SCALE, -2)
 
 
 def _label_digit(image: Tensor, digit: int) -> Tensor:
     """Enlarge a picture of one digit and put its label into the corner."""
-    image = _enlarge(image)
+    image = enlarge(image)
     height, width = image.shape[-2:]
     box = torch.tensor([[0, 0, width - 1, height - 1]])
     return _draw_boxes(image, box, [digit])
@@ -154,22 +168,30 @@ def _draw_truth(image: Tensor, coco: COCO, image_id: int) -> Tensor:
     boxes = torch.tensor([a['bbox'] for a in truth], dtype=torch.float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     digits = [int(coco.cats[a['category_id']]['name']) for a in truth]
-    return _draw_instances(image, boxes, [coco.annToMask(a) for a in truth], digits)
+    return draw_instances(image, boxes, [coco.annToMask(a) for a in truth], digits)
 
 
-def _draw_instances(
+def draw_instances(
     image: Tensor,
     boxes: Tensor,
     masks: list[np.ndarray],
     digits: list[int],
     scores: list[str] | None = None,
 ) -> Tensor:
-    """Draw boxes, masks and digits on an enlarged picture."""
+    """Draw boxes, masks and digits on an enlarged picture.
+
+    Args:
+        image: Shape (3, H, W), uint8, see :func:`enlarge`.
+        boxes: Corners (left, top, right, bottom) of each in the image before it was enlarged.
+        masks: Of the same image.
+        digits: What they are.
+        scores: What follows the digits.
+    """
     if not digits:
         return image
     for mask, digit in zip(masks, digits, strict=True):
         # One after the other: drawn at once, overlapping masks would mix to brown.
-        enlarged = _enlarge(torch.from_numpy(mask).bool())
+        enlarged = enlarge(torch.from_numpy(mask).bool())
         image = draw_segmentation_masks(image, enlarged, alpha=0.6, colors=_COLOURS[digit])
     return _draw_boxes(image, boxes * _SCALE, digits, scores)
 
@@ -184,18 +206,41 @@ def _draw_boxes(
     font = ImageFont.truetype(findfont('DejaVu Sans'), 18)
     for box, digit, score in zip(boxes, digits, scores or [''] * len(digits), strict=True):
         text = f'{digit}{score}'
-        # Text on black, for digits are of all colours, and not beyond the right edge.
+        # Not beyond the right edge.
         place = (min(float(box[0]), picture.width - draw.textlength(text, font)), float(box[1]))
-        draw.rectangle(draw.textbbox(place, text, font), fill='black')
-        draw.text(place, text, 'white', font)
+        _write_on_black(draw, place, text, font, 'la')
     return pil_to_tensor(picture)
 
 
+def _write_on_black(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    anchor: str,
+) -> None:
+    """Write on a picture whose digits are of all colours."""
+    draw.rectangle(draw.textbbox(place, text, font, anchor), fill='black')
+    draw.text(place, text, 'white', font, anchor)
+
+
 def _draw_labels(image: Tensor, labels: Tensor) -> Tensor:
-    """Lay a label map over an enlarged picture; background stays as it is."""
-    classes = torch.arange(1, 11)[:, None, None]
-    masks = _enlarge(labels[None] == classes)
-    return draw_segmentation_masks(image, masks, alpha=0.8, colors=_COLOURS)
+    """Lay a label map over an enlarged picture and name its areas; background stays as it is."""
+    masks = labels[None] == torch.arange(1, 11)[:, None, None]
+    image = draw_segmentation_masks(image, enlarge(masks), alpha=0.8, colors=_COLOURS)
+    picture = to_pil_image(image)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(findfont('DejaVu Sans'), 16)
+    for digit, mask in enumerate(masks.numpy().astype(np.uint8)):
+        # Ten colours are too many to be told apart by all.
+        count, areas = cv2.connectedComponents(mask)
+        for area in range(1, count):
+            pixels = np.argwhere(areas == area)
+            if len(pixels) >= _NAMED_AREA:
+                row, column = middle_pixel(pixels)
+                place = (column + 0.5) * _SCALE, (row + 0.5) * _SCALE
+                _write_on_black(draw, place, str(digit), font, 'mm')
+    return pil_to_tensor(picture)
 
 
 @styled

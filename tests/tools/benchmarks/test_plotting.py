@@ -43,6 +43,23 @@ def test_bars_are_ratios_with_their_quartiles(load, rows) -> None:
             np.testing.assert_allclose(ends, expected)
 
 
+def test_a_candidate_that_did_not_run_leaves_no_room_and_keeps_its_colour(load, rows) -> None:
+    rows = [row for row in rows if (row.measure, row.name) != ('throughput', 'ours')]
+    figure = load('plotting').draw_bars(rows)
+    panels = _panels(figure)
+    alone, both = panels['throughput'], panels['latency']
+    assert [bar.get_x() + bar.get_width() / 2 for bar in alone.patches] == pytest.approx([0, 1, 2])
+    (legend,) = figure.legends
+    found = {
+        text.get_text(): patch.get_facecolor()
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    for axes in panels.values():
+        for bars in axes.containers[::2]:
+            assert {bar.get_facecolor() for bar in bars} == {found[bars.get_label()]}
+    assert len(both.containers) == 4 and len(set(found.values())) == 2
+
+
 def test_curves_are_medians_between_their_quartiles(load, rows) -> None:
     figure = load('plotting').draw_curves(rows, ('images_per_second', 'peak_bytes'))
     panels = _panels(figure)
