@@ -15,8 +15,7 @@ class HeatConduction2d(nn.Module):
 
     It is vHeat's operator (arXiv 2405.16555, Sec. 3.3) with a frequency embedding of its own, in
     the place of attention. With ``projections=False`` it is the conduction alone, every channel for
-    itself, in the place of a depth-wise convolution. Positions need no embedding beside it: where
-    heat spreads from the border, it is reflected.
+    itself, in the place of a depth-wise convolution. ``docs/plug_and_play.md`` has examples.
 
     Args:
         dim: Channels.

@@ -108,9 +108,13 @@ class GivenDiffusivity(CosineMixer):
         with torch.no_grad():
             self.k.abs_()
 
+    def diffusivity(self, size: tuple[int, int], mode: str = 'bicubic') -> Tensor:
+        """Fit the diffusivity to a map, see :func:`mmvheat.ops.given_diffusivity`."""
+        return given_diffusivity(self.k, size, self.dim, mode)
+
     def spectrum(self, size: tuple[int, int]) -> Tensor:
         """Compute the decay (H, W, C) of a map of this height and width."""
-        return heat_decay(given_diffusivity(self.k, size, self.dim))
+        return heat_decay(self.diffusivity(size))
 
 
 class DctFilter(CosineMixer):
