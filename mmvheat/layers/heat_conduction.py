@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .heat2d import HeatVariant2D
+from .heat2d import operator_around
 from .mixers import make_mixer
 
 __all__ = ['HeatConduction2d']
@@ -62,7 +62,7 @@ class HeatConduction2d(nn.Module):
         self.dim = dim
         self.channels_first = channels_first
         mixer = make_mixer(dim, height_width, operator, diffusivity, k)
-        self.mix = HeatVariant2D(dim, mixer, dwconv) if projections else mixer
+        self.mix = operator_around(dim, mixer, dwconv) if projections else mixer
 
     def forward(self, x: Tensor) -> Tensor:
         """Conduct heat over a map.

@@ -62,7 +62,7 @@ def squared_frequencies(size: Sequence[int], like: Tensor) -> Tensor:
     def make() -> Tensor:
         squared = torch.zeros((), dtype=torch.float64, device=like.device)
         for length in size:
-            n = torch.arange(length, dtype=torch.float64, device=like.device) * (math.pi / length)
+            n = torch.arange(length, dtype=torch.float64, device=like.device) * math.pi / length
             squared = squared[..., None] + n.square()
         return squared.to(dtype)
 
