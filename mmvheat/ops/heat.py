@@ -66,7 +66,7 @@ def squared_frequencies(size: Sequence[int], like: Tensor) -> Tensor:
             squared = squared[..., None] + n.square()
         return squared.to(dtype)
 
-    return _SQUARED_FREQUENCIES.get((size, dtype, like.device), make, like)
+    return _SQUARED_FREQUENCIES.get((*size, dtype, like.device), make, like)
 
 
 def predict_diffusivity(freq_embed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
