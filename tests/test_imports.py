@@ -222,7 +222,10 @@ assert CheckpointLoader._schemes['https://'].__module__ == 'mmvheat.engine.stack
 
 TOOLS = [
     *sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.parent.glob('tools/*.py')),
-    *(f'tools/benchmarks/{name}.py' for name in ('backbone', 'heat_operator', 'resolution')),
+    *(
+        f'tools/benchmarks/{name}.py'
+        for name in ('backbone', 'exported', 'heat_operator', 'resolution')
+    ),
     *(
         'tools/demo/run.py',
         'interpolate4downstream.py',

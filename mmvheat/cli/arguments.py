@@ -15,6 +15,7 @@ __all__ = [
     'RunParser',
     'add_key_and_force',
     'add_size_argument',
+    'add_work_dir_and_options',
     'source_file',
 ]
 
@@ -37,17 +38,7 @@ class RunParser(OneLineParser):
 
     def add_common_arguments(self) -> None:
         """Add the options of OpenMMLab's tools that both share."""
-        self.add_argument(
-            '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
-        )
-        self.add_argument(
-            '--cfg-options',
-            nargs='+',
-            action=CfgOptions,
-            metavar='KEY=VALUE',
-            help='override settings of the config; a list as key="[a,b]" or key=a,b, a nested one '
-            'as key="[(a,b),(c,d)]", with the quotation marks and without white space',
-        )
+        add_work_dir_and_options(self)
         self.add_argument(
             '--compile',
             nargs='?',
@@ -71,6 +62,21 @@ class RunParser(OneLineParser):
         parsed = super().parse_args(args, namespace)
         os.environ.setdefault('LOCAL_RANK', str(parsed.local_rank))
         return parsed
+
+
+def add_work_dir_and_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--work-dir`` and ``--cfg-options``."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override settings of the config; a list as key="[a,b]" or key=a,b, a nested one '
+        'as key="[(a,b),(c,d)]", with the quotation marks and without white space',
+    )
 
 
 def add_size_argument(

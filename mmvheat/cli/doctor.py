@@ -1,6 +1,6 @@
 """Look at the stack as it is: what works, and for what does not, the command that mends it.
 
-Usage: python -m mmvheat.doctor [--task classification detection segmentation demo]
+Usage: python -m mmvheat.doctor [--task classification detection segmentation export demo]
 
 Only the standard library is needed: what is examined may be missing or broken.
 """
@@ -22,7 +22,7 @@ from .arguments import OneLineParser
 
 __all__ = ['TASKS', 'main']
 
-TASKS = ('classification', 'detection', 'segmentation', 'demo')
+TASKS = ('classification', 'detection', 'segmentation', 'export', 'demo')
 ROOT = Path(__file__).resolve().parents[2]
 GB = 10**9
 # Modules that are not named like their package.

@@ -17,7 +17,7 @@ from mmvheat.models.published_weights import PUBLISHED_CLASSIFIERS
 
 from .matching_configs import Use, config_folder, find_uses
 
-__all__ = ['inspect']
+__all__ = ['inspect', 'sha256']
 
 _CHUNK = 2**22
 
@@ -37,7 +37,7 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
     checkpoint = read_checkpoint(path, mmap=True)
     with about_file(path):
         description = describe_checkpoint(checkpoint, key)
-    size, digest = path.stat().st_size, _sha256(path)
+    size, digest = path.stat().st_size, sha256(path)
     uses = find_uses(description, file, key)
     if as_json:
         backbone = description.backbone
@@ -55,7 +55,8 @@ def inspect(file: str, key: str | None, as_json: bool) -> None:
         _print_uses(uses)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Compute the digest of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(_CHUNK):

@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +52,13 @@ class LoadedModel:
         cfg: Its config.
         model: The classifier, detector or segmentor, in eval mode.
         classes: Names of its classes; empty if they are not known.
+        palette: A colour (r, g, b) for each class; None if they are not known.
     """
 
     cfg: 'Config'
     model: 'nn.Module'
     classes: tuple[str, ...]
+    palette: tuple[tuple[int, ...], ...] | None = None
 
     def prepare(self, image: 'np.ndarray') -> Image:
         """Take an image through the config's test pipeline and the model's preprocessor.
@@ -132,8 +134,10 @@ def load_model(
     opened.check_fit(model, exact=True)
     with redirect_stdout(io.StringIO()):
         load_checkpoint(model, checkpoint, map_location='cpu')
-    classes = class_names({'meta': opened.meta}) or _classes(cfg)
-    return LoadedModel(cfg, model.to(device).eval(), tuple(classes))
+    classes = class_names({'meta': opened.meta}) or _of_data(cfg, 'classes') or ()
+    of_data = {'dataset_meta': {'palette': _of_data(cfg, 'palette')}}
+    palette = _palette(opened.meta) or _palette(of_data)
+    return LoadedModel(cfg, model.to(device).eval(), tuple(classes), palette)
 
 
 def build_model(cfg: 'Config', config: str) -> 'nn.Module':
@@ -214,12 +218,23 @@ def _loads(step: dict[str, Any]) -> bool:
     return name.rpartition('.')[2].startswith('Load')
 
 
-def _classes(cfg: 'Config') -> Sequence[str]:
-    """Read the names of the classes off a config or its kind of data set, if they are there."""
+def _of_data(cfg: 'Config', name: str) -> Any:
+    """Read what a config or its kind of data set says of the classes; None if it is not there."""
     from mmengine.registry import DATASETS, DefaultScope
 
     data = cfg.test_dataloader.dataset
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         kind = data.type if isinstance(data.type, type) else DATASETS.get(data.type)
-    known = (data.get('metainfo') or {}).get('classes') or data.get('classes')
-    return known or (getattr(kind, 'METAINFO', None) or {}).get('classes') or ()
+    known = (data.get('metainfo') or {}).get(name) or data.get(name)
+    return known or (getattr(kind, 'METAINFO', None) or {}).get(name)
+
+
+def _palette(meta: Mapping[str, Any]) -> tuple[tuple[int, ...], ...] | None:
+    """Read the colours of the classes off a checkpoint's metadata; None if there are none."""
+    dataset = meta.get('dataset_meta')
+    found = dataset.get('palette') if isinstance(dataset, Mapping) else None
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(colour, list | tuple) and len(colour) == 3 for colour in found
+    ):
+        return None
+    return tuple(tuple(map(int, colour)) for colour in found) or None

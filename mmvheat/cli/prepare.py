@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +17,10 @@ from mmvheat.engine.distributed import uses_cpu
 from mmvheat.engine.tta import use_tta
 from mmvheat.errors import UserError, is_first_process
 
-from .config import load_config, require, writable_folder
+from .config import LIBRARIES, load_config, require, writable_folder
 from .preflight import Checkpoint, check_initial_weights, find_resumable, open_checkpoint
 
-__all__ = ['prepare_testing', 'prepare_training']
+__all__ = ['prepare_testing', 'prepare_testing_exported', 'prepare_training']
 
 # What only training and validation use: a tester may lack the data that their loaders name.
 _NOT_FOR_TESTING = (
@@ -79,20 +79,79 @@ def prepare_testing(args: argparse.Namespace) -> tuple[Config, Checkpoint]:
     """
     checkpoint = open_checkpoint(args.checkpoint)
     checkpoint.check_weights()
+    cfg = _load_for_testing(args)
+    cfg.load_from = args.checkpoint
+    if args.tta:
+        use_tta(cfg)
+    _choose_outputs(cfg, args)
+    _finish(cfg, args)
+    return cfg, checkpoint
+
+
+def prepare_testing_exported(args: argparse.Namespace) -> Config:
+    """Read a config, and let an exported file take the place of its model.
+
+    Args:
+        args: What ``tools/test_exported.py`` parsed.
+
+    Returns:
+        A config for :class:`mmvheat.engine.runner.Runner`.
+
+    Raises:
+        UserError: If the arguments cannot work, before anything is built.
+    """
+    from mmvheat.export.exported_model import ExportedModel
+    from mmvheat.export.runtimes import open_exported
+
+    metadata = open_exported(args.file).metadata
+    cfg = _load_for_testing(args)
+    if LIBRARIES[cfg.default_scope] != metadata.task:
+        raise UserError(
+            f'{args.file} gives {metadata.task}, {args.config} tests '
+            f'{LIBRARIES[cfg.default_scope]}: give the config that the file was exported with'
+        )
+    model, cfg.load_from = cfg.model, None
+    cfg.model = dict(
+        type=f'mmvheat.{ExportedModel.__name__}',
+        file=args.file,
+        data_preprocessor=_rgb_preprocessor(cfg, metadata.mean, metadata.std),
+        test_cfg=model.get('test_cfg'),
+        align_corners=(model.get('decode_head') or {}).get('align_corners', False),
+    )
+    _choose_outputs(cfg, args)
+    _finish(cfg, args)
+    return cfg
+
+
+def _rgb_preprocessor(cfg: Config, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """The config's preprocessor, made to give what exported files take: RGB, normalised."""
+    kinds = dict(
+        mmpretrain='ClsDataPreprocessor', mmdet='DetDataPreprocessor', mmseg='SegDataPreProcessor'
+    )
+    settings = dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+    settings.setdefault('type', kinds[cfg.default_scope])
+    settings.pop('rgb_to_bgr', None)
+    flag = 'to_rgb' if cfg.default_scope == 'mmpretrain' else 'bgr_to_rgb'
+    return {**settings, 'mean': list(mean), 'std': list(std), flag: True}
+
+
+def _load_for_testing(args: argparse.Namespace) -> Config:
+    """Read the config without what only training and validation use."""
     cfg = _load(args)
     require(cfg, args.config, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
-    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.resume = False
     # A sharded training saves whole checkpoints, so the ordinary Runner tests them.
     for name in _NOT_FOR_TESTING + ('strategy', 'runner_type') * ('strategy' in cfg):
         cfg.pop(name, None)
-    if args.tta:
-        use_tta(cfg)
+    return cfg
+
+
+def _choose_outputs(cfg: Config, args: argparse.Namespace) -> None:
+    """Choose what a test draws and writes."""
     if args.show or args.show_dir:
         _visualize(cfg, args)
     if args.out:
         _check_out(cfg, args.out)
-    _finish(cfg, args)
-    return cfg, checkpoint
 
 
 def _load(args: argparse.Namespace) -> Config:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .dispatch import has_open_size, is_exporting
 from .tensor_cache import ConstantCache
 
 __all__ = ['dct2d', 'dct_basis', 'idct2d', 'transform2d']
@@ -31,12 +32,22 @@ def dct_basis(
     Returns:
         Matrix of shape (N, N): a row a frequency, a column a position.
     """
-    positions = torch.arange(length, dtype=torch.float64, device=device) + 0.5
-    frequencies = torch.arange(length, dtype=torch.float64, device=device)
-    basis = torch.cos(torch.outer(frequencies, positions) * (math.pi / length))
-    basis *= math.sqrt(2 / length)
-    basis[0] *= math.sqrt(0.5)
-    return basis.to(dtype)
+    return (_cosines(length, device) * math.sqrt(1 / length)).to(dtype)
+
+
+def _cosines(length: int, device: torch.device | str | None) -> Tensor:
+    """Compute ``dct_basis(length) * sqrt(length)`` in float64.
+
+    Operations on tensors alone see the length, so a graph whose sizes are open can hold them. The
+    angles are reduced while they are integers: an exported graph that computes the cosine in
+    float32 is as exact for long maps as for short ones.
+    """
+    n = torch.arange(length, device=device)
+    circle = 4 * (n[-1:] + 1)
+    quarters = n[:, None] * (2 * n + 1) % circle
+    cosines = torch.cos(quarters.double() * (math.pi / 2) / length)
+    # 1 for the constant row, else sqrt(2), without a rounding to float32.
+    return cosines * ((n > 0).double() * (math.sqrt(2) - 1) + 1)[:, None]
 
 
 def analysis_basis(length: int, like: Tensor) -> Tensor:
@@ -47,8 +58,7 @@ def analysis_basis(length: int, like: Tensor) -> Tensor:
     """
 
     def make() -> Tensor:
-        basis = dct_basis(length, torch.float64, like.device)
-        return basis.div_(math.sqrt(length)).to(like.dtype)
+        return (_cosines(length, like.device) / length).to(like.dtype)
 
     return _BASES.get(('analysis', length, like.dtype, like.device), make, like)
 
@@ -57,8 +67,7 @@ def synthesis_basis(length: int, like: Tensor) -> Tensor:
     """Inverse of :func:`analysis_basis`, for ``like``'s dtype and device."""
 
     def make() -> Tensor:
-        basis = dct_basis(length, torch.float64, like.device)
-        return basis.mul_(math.sqrt(length)).T.contiguous().to(like.dtype)
+        return _cosines(length, like.device).T.contiguous().to(like.dtype)
 
     return _BASES.get(('synthesis', length, like.dtype, like.device), make, like)
 
@@ -79,6 +88,14 @@ def transform2d(
         Map of shape (B, H', W', C) of ``x``'s dtype (under autocast, of autocast's).
     """
     batch, height, width, channels = x.shape
+    if has_open_size((height, width)):
+        # torch.export cannot prove that a flattened map can be split again.
+        x = (along_width @ x).transpose(1, 2).contiguous()
+        return (along_height @ x).transpose(1, 2).contiguous()
+    if is_exporting():
+        # Other runtimes broadcast a matrix without a copy for each row.
+        x = along_height @ (along_width @ x).flatten(2)
+        return x.unflatten(2, (-1, channels))
     along_height = along_height.to(x.dtype).expand(batch, -1, -1)
     along_width = along_width.to(x.dtype).expand(batch * height, -1, -1)
     # The rows first: half of the channels of a map is then read in place, without a copy.

@@ -5,7 +5,7 @@ faster and none is needed: where a torch lacks one, it is None here, or the answ
 one, and the plain path is taken.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,8 +17,10 @@ __all__ = [
     'compute_dtype',
     'dual_level_is_open',
     'has_hand_written_backward',
+    'has_open_size',
     'is_capturing',
     'is_compiled',
+    'is_exporting',
     'is_plain',
     'mark_batch_dynamic',
     'multiply',
@@ -90,6 +92,21 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
 
 
+def is_exporting() -> bool:
+    """Whether ``torch.export`` draws up a graph, without the compiler (``strict=False``).
+
+    Such a graph is for others to run, and Python runs as it is meanwhile.
+    """
+    if torch.compiler.is_dynamo_compiling() or _is_exporting is None:
+        return False
+    return _is_exporting()
+
+
+def has_open_size(sizes: Iterable[Hashable]) -> bool:
+    """Whether one of the sizes is a symbol in a graph that ``torch.export`` draws up."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What a matrix product with ``x`` is computed in: its dtype, or that of autocast.
 
@@ -106,8 +123,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """Switch autocast off; on the meta device, which has none, there is nothing to switch."""
-    if device_type == 'meta':
+    """Switch autocast off; on the meta device, which has none, there is nothing to switch.
+
+    An exported graph is of one precision: a switch in it would only be in the way of a runtime.
+    """
+    if device_type == 'meta' or is_exporting():
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
@@ -122,6 +142,7 @@ def _find(path: str) -> Any:
     return found
 
 
+_is_exporting = _find('compiler.is_exporting')
 _len_dispatch_stack = _find('_C._len_torch_dispatch_stack')
 
 # oneDNN's product with bias and activation fused in, and whether it takes bfloat16 on this CPU.

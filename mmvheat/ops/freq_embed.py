@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import has_open_size
+
 __all__ = ['FREQ_EMBED_MODES', 'freq_embed_size', 'resize_freq_embed']
 
 FREQ_EMBED_MODES = ('bicubic', 'pad', 'frequency')
@@ -78,7 +80,9 @@ def resize_freq_embed(
     if height < 1 or width < 1:
         raise ValueError(f'a frequency embedding needs a positive size, got {height} x {width}')
     old_height, old_width = embed.shape[:2]
-    if (height, width) == (old_height, old_width) and ratios is None:
+    # A size that a graph does not know yet always takes the way of another size.
+    fits = not has_open_size(size) and (height, width) == (old_height, old_width)
+    if fits and ratios is None:
         return embed
     if mode == 'pad':
         if height < old_height or width < old_width:

@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from .dispatch import is_capturing, is_plain
+from .dispatch import has_open_size, is_capturing, is_exporting, is_plain
 
 __all__ = ['ConstantCache', 'LruStore']
 
@@ -89,6 +89,10 @@ class ConstantCache:
             like: The tensor it is used with. Where that one is traced or fake, nothing is kept:
                 a constant made under a tracer must not outlive it.
         """
+        if is_exporting() and not has_open_size(key):
+            # A constant of the graph, if it is known already: no run of it computes it again.
+            found = self._store.get(key)
+            return make() if found is None else found
         if torch.compiler.is_compiling() or type(like) is not Tensor:
             return make()
         found = self._store.get(key)

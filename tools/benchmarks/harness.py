@@ -50,6 +50,7 @@ class Benchmark:
         agreements: What was compared (``agreement.py``).
         failures: Candidates that cannot run, and why.
         record: What is written as JSON, these three among it.
+        clock: Gives seconds; None for :func:`timing.now`.
     """
 
     def __init__(self, name: str, args: argparse.Namespace, samples: int, what: str) -> None:
@@ -59,6 +60,7 @@ class Benchmark:
         self.rows: list[Timed] = []
         self.agreements: list[dict] = []
         self.failures: list[dict[str, str]] = []
+        self.clock: Callable[[], float] | None = None
         self.record = {
             'benchmark': name,
             # Without folders: the paths of this machine are of no use to others.
@@ -175,6 +177,7 @@ class Benchmark:
             self.args.sample_ms / 1e3,
             each_alone,
             lambda name: self.tick(f'{name} ({group}), {what}'),
+            self.clock,
         )
         baseline = next((name for name in (*baselines, *samples) if name in samples), '')
         rows = []

@@ -68,6 +68,7 @@ def measure(
     sample_seconds: float = 0.02,
     each_alone: bool = False,
     tick: Callable[[str], None] = lambda name: None,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds that one call of each candidate takes, one sample for each round.
 
@@ -78,15 +79,17 @@ def measure(
         each_alone: Wait for each call before the next (latency): otherwise a GPU computes while
             the next call is launched.
         tick: Called after every sample with the candidate's name.
+        clock: Gives seconds; :func:`now` if None.
     """
+    clock = clock or now
 
     def seconds(run: Callable[[], object], calls: int) -> float:
-        start = now()
+        start = clock()
         for _ in range(calls):
             run()
             if each_alone:
-                now()
-        return now() - start
+                clock()
+        return clock() - start
 
     calls = {}
     for name, run in candidates.items():

@@ -1,0 +1,54 @@
+"""Write ONNX files, by torch's exporter for graphs of ``torch.export``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .metadata import KEY, Metadata
+from .runtimes import need
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ['DEFAULT_OPSET', 'OPSETS', 'make_onnx', 'write_onnx']
+
+# The first that torch's exporter writes, and the last that it knows.
+OPSETS = 18, 23
+DEFAULT_OPSET = 20
+
+
+def make_onnx(
+    graph: torch.export.ExportedProgram, outputs: tuple[str, ...], opset: int
+) -> 'ModelProto':
+    """Turn a graph into an ONNX model, and simplify it.
+
+    Args:
+        graph: The graph, of :func:`.graph.export_graph`.
+        outputs: Names of its outputs.
+        opset: Version of the operators, within :data:`OPSETS`.
+
+    Raises:
+        UserError: If onnx, onnxscript or onnxslim is missing.
+    """
+    need('onnx'), need('onnxscript')
+    onnxslim = need('onnxslim')
+    program = torch.onnx.export(
+        graph,
+        (),
+        dynamo=True,
+        opset_version=opset,
+        input_names=['image'],
+        output_names=list(outputs),
+        verbose=False,
+    )
+    return onnxslim.slim(program.model_proto)
+
+
+def write_onnx(model: 'ModelProto', path: Path, metadata: Metadata) -> None:
+    """Write a model with its metadata."""
+    onnx = need('onnx')
+    model.producer_name = 'mmvheat'
+    model.producer_version = metadata.versions.get('mmvheat', '')
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
+    onnx.save(model, path)

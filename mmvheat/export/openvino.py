@@ -1,0 +1,31 @@
+"""Write OpenVINO files, by its importer of ONNX."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .metadata import KEY, Metadata
+from .runtimes import need
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ['write_openvino']
+
+
+def write_openvino(model: 'ModelProto', path: Path, metadata: Metadata) -> None:
+    """Write ``path``, the graph, and the weights beside it with the suffix ``.bin``.
+
+    Args:
+        model: An ONNX model.
+        path: The file to write, ``.xml``.
+        metadata: What it says about itself; with a precision of float16 the weights are stored so.
+    """
+    openvino, onnx = need('openvino'), need('onnx')
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, 'model.onnx')
+        onnx.save(model, source)
+        converted = openvino.convert_model(source)
+        converted.set_rt_info(metadata.to_json(), [KEY])
+        half = metadata.precision == 'float16'
+        openvino.save_model(converted, path, compress_to_fp16=half)

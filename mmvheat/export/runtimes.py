@@ -1,0 +1,163 @@
+"""Run an exported file of any format: numpy arrays in, numpy arrays out."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mmvheat.errors import UserError
+
+from .metadata import FORMATS, KEY, Metadata
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ['Exported', 'need', 'open_exported']
+
+_JSON = f'{KEY}.json'
+
+
+class Exported:
+    """An exported file, ready to run.
+
+    Args:
+        metadata: What the file says about itself.
+        run: Takes the images, gives the outputs in the order of ``metadata.outputs``.
+    """
+
+    def __init__(self, metadata: Metadata, run: 'Callable[[np.ndarray], list[np.ndarray]]') -> None:
+        self.metadata = metadata
+        self._run = run
+
+    def __call__(self, image: 'np.ndarray') -> 'dict[str, np.ndarray]':
+        """Run the model on images.
+
+        Args:
+            image: float32 (N, 3, H, W), normalised, r, g, b; where ``metadata.preprocess`` is set
+                uint8 (N, H, W, 3).
+
+        Returns:
+            The outputs by name.
+        """
+        return dict(zip(self.metadata.outputs, self._run(image), strict=True))
+
+
+def need(module: str) -> ModuleType:
+    """Import a runtime.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} cannot be imported ({error}): pip install 'mmvheat[export]'"
+        ) from error
+
+
+def open_exported(path: str | Path, threads: int | None = None) -> Exported:
+    """Open a file of ``tools/export.py``, on the CPU.
+
+    Args:
+        path: The file, ``.onnx``, ``.pt2``, ``.xml`` or ``.torchscript``.
+        threads: Threads that ONNX Runtime and OpenVINO use; None for their own choice.
+
+    Raises:
+        UserError: If the file cannot be read, or its runtime is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path} does not exist or is no file: give a file of tools/export.py')
+    openers = {'.onnx': _open_onnx, '.pt2': _open_pt2, '.xml': _open_openvino}
+    openers['.torchscript'] = _open_torchscript
+    opener = openers.get(path.suffix)
+    if opener is None:
+        known = ', '.join(FORMATS.values())
+        raise UserError(f'{path} has an unknown suffix: expected one of {known}')
+    return opener(path, threads)
+
+
+def _open_onnx(path: Path, threads: int | None) -> Exported:
+    runtime = need('onnxruntime')
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = runtime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # Its exceptions have no common class.
+        raise _unreadable(path, error) from error
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    name = session.get_inputs()[0].name
+    metadata = Metadata.from_json(text, str(path))
+    return Exported(metadata, lambda image: session.run(list(metadata.outputs), {name: image}))
+
+
+def _open_openvino(path: Path, threads: int | None) -> Exported:
+    openvino = need('openvino')
+    # Else it computes in bfloat16 on CPUs that have it.
+    config: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
+    if threads is not None:
+        config['INFERENCE_NUM_THREADS'] = threads
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+        metadata = Metadata.from_json(text, str(path))
+        compiled = core.compile_model(model, 'CPU', config)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+    def run(image: 'np.ndarray') -> 'list[np.ndarray]':
+        found = compiled(image)
+        return [found[name].copy() for name in metadata.outputs]
+
+    return Exported(metadata, run)
+
+
+def _open_pt2(path: Path, threads: int | None) -> Exported:
+    torch = need('torch')
+    extra = {_JSON: ''}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    text = extra[_JSON]
+    metadata = Metadata.from_json(text, str(path))
+    return Exported(metadata, _torch_runner(program.module()))
+
+
+def _open_torchscript(path: Path, threads: int | None) -> Exported:
+    torch = need('torch')
+    extra = {_JSON: ''}
+    try:
+        script = torch.jit.load(path, map_location='cpu', _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    text = extra[_JSON]
+    metadata = Metadata.from_json(text.decode() if isinstance(text, bytes) else text, str(path))
+    return Exported(metadata, _torch_runner(script))
+
+
+def _torch_runner(module: Any) -> 'Callable[[np.ndarray], list[np.ndarray]]':
+    import torch
+
+    def run(image: 'np.ndarray') -> 'list[np.ndarray]':
+        with torch.inference_mode():
+            outputs = module(torch.from_numpy(image))
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return [_as_numpy(one) for one in outputs]
+
+    return run
+
+
+def _as_numpy(tensor: Any) -> 'np.ndarray':
+    """Numpy has no bfloat16."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    text = ' '.join(str(error).split())[:200]
+    return UserError(f'{path} cannot be read ({type(error).__name__}: {text}): export it again')
