@@ -15,7 +15,7 @@ from mmvheat.models.arch import resolve_arch
 from mmvheat.models.published_weights import PublishedClassifier
 
 ROOT = str(Path(__file__).parents[1])
-NAMES = [f'vheat_{arch}' for arch in ARCHS]
+NAMES = [f'vheat_{arch}' for arch in PUBLISHED_CLASSIFIERS]
 
 
 def load(name: str, **arguments) -> VHeatClassifier:
@@ -47,7 +47,7 @@ def test_the_models_and_their_help(tmp_path, monkeypatch):
         assert text.startswith(f'vHeat-{name[6].upper()}, a classifier')
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', PUBLISHED_CLASSIFIERS)
 def test_models_without_weights(arch):
     arguments = dict(num_classes=7, in_channels=2, img_size=(96, 64), drop_path_rate=0.3)
     with torch.device('meta'):

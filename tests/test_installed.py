@@ -29,9 +29,9 @@ home = Path(mmvheat.__file__).parent
 assert home == Path(sys.argv[1], 'mmvheat'), home
 names = ['vheat-base_16xb128_in1k', 'vheat-small_16xb128_in1k', 'vheat-tiny_16xb128_in1k']
 assert mmpretrain.list_models('vheat*', task='Image Classification') == names
-assert len(mmpretrain.list_models()) > len(mmpretrain.list_models('vheat*')) == 4
+assert len(mmpretrain.list_models()) > len(mmpretrain.list_models('vheat*')) == 5
 importlib.reload(mmvheat)  # which registers what is there already
-assert len(mmpretrain.list_models('vheat*')) == 4
+assert len(mmpretrain.list_models('vheat*')) == 5
 
 found = ModelHub.get(names[-1])
 assert found.weights.endswith('vHeat_tiny.pth') and found.results[0].metrics

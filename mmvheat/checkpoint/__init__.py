@@ -21,6 +21,7 @@ _FILES = {
     'files': ('change_file', 'convert_file', 'fold_file'),
     'fold': ('fold_state_dict',),
     'formats': ('find_state_dict',),
+    'learned': ('learn_diffusivity',),
     'io': ('read_checkpoint', 'safe_globals', 'write_checkpoint'),
     'report': ('ConversionReport',),
 }

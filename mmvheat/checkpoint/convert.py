@@ -4,21 +4,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmvheat.errors import UserError
-from mmvheat.ops import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
+from mmvheat.ops import FREQ_EMBED_MODES, freq_embed_size
 
 from .formats import class_metadata, find_state_dict
 from .names import (
     BACKBONE,
     EMBEDDING,
+    MIXER,
     OPERATOR,
     OUTPUT_NORM,
     TO_K_WEIGHT,
     backbone_prefix,
-    embedding_name,
+    find_variant,
     has_classifier,
     mmpretrain_name,
     published_name,
@@ -26,6 +26,7 @@ from .names import (
     unwrapped_names,
 )
 from .report import ConversionReport
+from .spectra import check_spectrum, is_spectrum, made_for, resize_spectrum, spectrum_size
 
 __all__ = [
     'FORMS',
@@ -44,8 +45,6 @@ FORMS = ('published', 'classification', 'backbone', 'downstream')
 
 # Larger embeddings are surely a slip of the finger, and would fill the memory.
 MAX_SIDE = 4096
-# What embeddings can be interpolated in.
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 Size = tuple[int, int]
 
@@ -146,25 +145,27 @@ def change_form(
     unsized = target_size is None and source_size is None
     model = _Model(tensors, folded=unsized and form != 'downstream')
     if source_size is not None:
-        _check_size([tuple(embed.shape[:2]) for embed in model.embeds], source_size)
+        _check_size(model, source_size)
     names, dropped = model.rename(form)
     converted = {new: tensors[old].detach() for old, new in names.items()}
     resized = {}
     if target_size is None:
         return converted, ConversionReport(names, resized, dropped)
-    for stage, embed in enumerate(model.embeds):
-        name = names[model.olds[f'{model.prefix}{embedding_name(stage)}']]
-        old, new = tuple(embed.shape[:2]), freq_embed_size(target_size, stage)
+    for inner, (stage, spectrum) in model.spectra.items():
+        name = names[model.olds[f'{model.prefix}{inner}']]
+        old = spectrum_size(inner, spectrum.shape)
+        new = freq_embed_size(target_size, stage, model.stem_stride)
+        if made_for(inner, spectrum.shape, new):
+            continue
         if mode == 'pad' and (new[0] < old[0] or new[1] < old[1]):
-            source = source_size or (4 * model.embeds[0].size(0), 4 * model.embeds[0].size(1))
+            source = source_size or model.guessed_size()
             raise UserError(
                 f'{name} from {_times(source)} to {_times(target_size)}: mode '
                 f"'pad' cannot shrink an embedding of {_times(old)} to {_times(new)}: "
                 "use 'bicubic' or 'frequency'"
             )
-        if old != new:
-            converted[name] = resize_freq_embed(embed.detach(), new, mode).contiguous()
-            resized[name] = (old, new)
+        converted[name] = resize_spectrum(inner, spectrum.detach(), new, mode).contiguous()
+        resized[name] = (old, new)
     return converted, ConversionReport(names, resized, dropped)
 
 
@@ -257,7 +258,9 @@ class _Model:
         olds: Names in the state dict by their names without wrappers.
         counters: Names of what only a wrapper needs.
         prefix: What stands before the backbone's names.
-        embeds: The frequency embeddings; empty if it is folded.
+        spectra: What is made for one image size, with its stage, by the backbone's own names: the
+            frequency embeddings, or what a variant learns in their place; empty if it is folded.
+        stem_stride: Stride of the first stage.
         last_stage: Index of the last stage.
     """
 
@@ -276,26 +279,38 @@ class _Model:
         }
         layers = {int(match[1]) for match in map(OPERATOR.fullmatch, inner) if match}
         stages = {int(match[1]) for match in map(EMBEDDING.fullmatch, inner) if match}
-        if not stages and folded:
-            stages = layers
+        # Folded, or a variant that has none: else there would be no such backbone.
+        stages = stages or layers
         if stages != layers or stages != set(range(len(stages))):
             raise UserError(
                 f'frequency embeddings of stages {_listed(stages)}, but layers of stages '
                 f'{_listed(layers)}: the checkpoint is incomplete; save it again'
             )
         self.last_stage = len(stages) - 1
-        embeds = list(map(embedding_name, sorted(stages)))
-        self.embeds = [tensors[inner[name]] for name in embeds if name in inner]
-        for stage, embed in enumerate(self.embeds):
-            _check_embedding(f'{self.prefix}{embedding_name(stage)}', embed)
+        own = {name: tensors[old] for name, old in inner.items()}
+        self.stem_stride = find_variant(own, folded).patch_size
+        self.spectra: dict[str, tuple[int, Tensor]] = {}
+        spectra = [n for n in own if EMBEDDING.fullmatch(n) or MIXER.fullmatch(n)]
+        sized = [name for name in spectra if is_spectrum(name, own[name].shape)]
+        for name in sorted(sized, key=_stage_of):
+            check_spectrum(f'{self.prefix}{name}', own[name])
+            self.spectra[name] = _stage_of(name), own[name]
+        embeds = {stage: t for n, (stage, t) in self.spectra.items() if EMBEDDING.fullmatch(n)}
         for name, old in inner.items():
-            if (match := TO_K_WEIGHT.fullmatch(name)) and self.embeds:
-                embed, shape = self.embeds[int(match[1])], tuple(tensors[old].shape)
+            if (match := TO_K_WEIGHT.fullmatch(name)) and embeds:
+                embed, shape = embeds[int(match[1])], tuple(tensors[old].shape)
                 if shape[1:] != embed.shape[2:]:
                     raise UserError(
                         f'{shown(old)} is {shape}, but {self.prefix}freq_embed.{match[1]} has '
                         f'{embed.size(2)} channels: give a checkpoint of one vHeat model'
                     )
+
+    def guessed_size(self) -> Size:
+        """Guess the size of the images that the first of the spectra is made for."""
+        name, (stage, spectrum) = next(iter(self.spectra.items()))
+        height, width = spectrum_size(name, spectrum.shape)
+        stride = self.stem_stride * 2**stage
+        return stride * height, stride * width
 
     def rename(self, form: str | None = None) -> tuple[dict[str, str], dict[str, str]]:
         """Decide on every tensor: the new names by the old ones, and why others are dropped."""
@@ -350,30 +365,31 @@ class _Model:
         return dropped | dict.fromkeys(head, 'classifier')
 
 
-def _check_embedding(name: str, embed: Tensor) -> None:
-    if embed.dim() != 3 or embed.dtype not in _DTYPES or not embed.numel():
-        raise UserError(
-            f'{name} is {tuple(embed.shape)} of {embed.dtype}, expected '
-            'floating-point (H, W, C): give a checkpoint of a vHeat model'
-        )
+def _stage_of(spectrum: str) -> int:
+    """Read the stage off a backbone's own name: freq_embed.2, layers.2.0.op.mixer.k."""
+    return int(spectrum.split('.')[1])
 
 
-def _check_size(found: list[Size], source_size: Size) -> None:
-    """Compare the embeddings with those of the image size that was claimed."""
+def _check_size(model: _Model, source_size: Size) -> None:
+    """Compare what is made for an image size with the size that was claimed."""
 
-    def made_for(size: Size) -> list[Size]:
-        return [freq_embed_size(size, stage) for stage in range(len(found))]
+    def misfit(size: Size) -> tuple[str, Size, Size] | None:
+        for name, (stage, spectrum) in model.spectra.items():
+            expected = freq_embed_size(size, stage, model.stem_stride)
+            if not made_for(name, spectrum.shape, expected):
+                return name, spectrum_size(name, spectrum.shape), expected
+        return None
 
-    expected = made_for(source_size)
-    if found == expected:
+    found = misfit(source_size)
+    if found is None:
         return
-    stage = next(i for i, size in enumerate(found) if size != expected[i])
-    guess = (4 * found[0][0], 4 * found[0][1])
+    name, size, expected = found
+    guess = model.guessed_size()
     hint = f'it fits --pt_size {guess[0]} {guess[1]}'
     raise UserError(
-        f'source size {_times(source_size)} contradicts freq_embed.{stage}, which is '
-        f'{_times(found[stage])}, not {_times(expected[stage])}; '
-        + (hint if made_for(guess) == found else 'no image size fits all its embeddings')
+        f'source size {_times(source_size)} contradicts {name}, which is '
+        f'{_times(size)}, not {_times(expected)}; '
+        + (hint if misfit(guess) is None else 'no image size fits all its embeddings')
     )
 
 

@@ -25,10 +25,12 @@ from .names import (
     count_classes,
     embedding_name,
     find,
+    find_variant,
     model_kind,
     shown,
     unwrapped_names,
 )
+from .spectra import map_widths
 
 __all__ = ['Backbone', 'Description', 'arch_in_words', 'describe_checkpoint']
 
@@ -49,9 +51,14 @@ class Backbone:
         layer_scale: Whether blocks have learned scales.
         in_channels: Channels of the images.
         folded: Whether it is folded for inference.
+        operator: Which variant it is, as of ``mmvheat.models.VHeatArch``, like the three that
+            follow; of a folded one heat and a filter of the cosine transform look alike.
+        diffusivity: Where its diffusivity comes from.
+        dwconv: Whether it has depth-wise convolutions.
+        patch_size: Stride of its stem.
         heights: Least and largest height of the images that its embeddings, or folded decays,
             are made for: maps are rounded up, so several sizes give the same ones. None if no
-            size fits all stages.
+            size fits all stages, or a variant has nothing that is made for one.
         widths: The same for the width.
         output_norms: Stages that have an output norm.
         missing: Names that such a backbone has and the checkpoint lacks.
@@ -65,12 +72,22 @@ class Backbone:
     layer_scale: bool
     in_channels: int
     folded: bool
+    operator: str
+    diffusivity: str
+    dwconv: bool
+    patch_size: int
     heights: Range | None
     widths: Range | None
     output_norms: tuple[int, ...]
     missing: tuple[str, ...]
     misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     unknown: tuple[str, ...]
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether it has anything that is made for one image size."""
+        unsized = self.diffusivity in ('shared', 'fixed') or self.operator == 'identity'
+        return self.folded or not unsized
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -184,15 +201,29 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
         return tuple(tensor.shape)
 
     folded = any(map(FOLDED_DECAY.fullmatch, tensors))
-    grids = tuple(
-        shape(f'layers.{stage}.0.op.k_exp' if folded else embedding_name(stage), 3)
-        for stage in range(len(depths))
-    )
-    dims = tuple(grid[2] for grid in grids)
+    variant = find_variant(tensors, folded)
+    grids, heights, widths = [], [], []
+    for stage in range(len(depths)):
+        if folded:
+            name, dimensions = f'layers.{stage}.0.op.k_exp', 3
+        elif variant.diffusivity in ('shared', 'fixed') or variant.operator == 'identity':
+            name, dimensions = f'layers.{stage}.0.op.out_norm.weight', 1
+        elif variant.mixer:
+            name = f'layers.{stage}.0.op.mixer.{variant.mixer}'
+            dimensions = 4 if variant.operator == 'global_filter' else 3
+        else:
+            name, dimensions = embedding_name(stage), 3
+        grids.append(shape(name, dimensions))
+        if dimensions > 1:
+            heights.append((grids[-1][0], grids[-1][0]))
+            widths.append(map_widths(name, grids[-1]))
+    dims = tuple(grid[2] if len(grid) > 2 else grid[0] for grid in grids)
     hidden = tuple(shape(f'layers.{i}.0.mlp.fc1.weight', 4)[0] for i in range(len(depths)))
     in_channels = shape(INPUT_CONV, 4)[1]
     layer_scale = any(map(LAYER_SCALE.fullmatch, tensors))
-    expected = backbone_shapes(depths, grids, hidden, layer_scale, in_channels, folded)
+    expected = backbone_shapes(
+        depths, tuple(grids), hidden, layer_scale, in_channels, folded, variant
+    )
     norms = {
         name: (dims[int(match[1])],)
         for name in tensors
@@ -209,8 +240,12 @@ def _describe_backbone(tensors: Mapping[str, Tensor]) -> Backbone:
         layer_scale=layer_scale,
         in_channels=in_channels,
         folded=folded,
-        heights=_image_sides([grid[0] for grid in grids]),
-        widths=_image_sides([grid[1] for grid in grids]),
+        operator=variant.operator,
+        diffusivity=variant.diffusivity,
+        dwconv=variant.dwconv,
+        patch_size=variant.patch_size,
+        heights=_image_sides(heights, variant.patch_size),
+        widths=_image_sides(widths, variant.patch_size),
         output_norms=tuple(sorted({int(OUTPUT_NORM.fullmatch(name)[1]) for name in norms})),
         missing=tuple(name for name in expected if name not in tensors),
         misshaped=misshaped,
@@ -257,11 +292,13 @@ def _is_around(name: str) -> bool:
     return name.startswith(('classifier.', 'head.'))
 
 
-def _image_sides(map_sides: list[int]) -> Range | None:
-    """Tell the least and the largest side of images whose maps have these sides."""
-    strides = [2 ** (2 + stage) for stage in range(len(map_sides))]
-    least = max((n - 1) * stride + 1 for n, stride in zip(map_sides, strides, strict=True))
-    largest = min(n * stride for n, stride in zip(map_sides, strides, strict=True))
+def _image_sides(map_sides: list[Range], stem_stride: int) -> Range | None:
+    """Tell the least and the largest side of images whose maps have sides in these ranges."""
+    if not map_sides:
+        return None
+    strides = [stem_stride * 2**stage for stage in range(len(map_sides))]
+    least = max((n - 1) * stride + 1 for (n, _), stride in zip(map_sides, strides, strict=True))
+    largest = min(n * stride for (_, n), stride in zip(map_sides, strides, strict=True))
     return (least, largest) if least <= largest else None
 
 

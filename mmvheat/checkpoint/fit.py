@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Size, Tensor
 
-from .names import EMBEDDING, INPUT_CONV, STATISTICS, find
+from .names import INPUT_CONV, STATISTICS
+from .spectra import is_spectrum
 
 __all__ = ['WeightsFit', 'compare_weights']
 
@@ -19,8 +20,8 @@ class WeightsFit:
 
     Attributes:
         matched: Number of keys that both have in one shape, or that the backbone fits.
-        resized: Frequency embeddings of another height and width, which the backbone fits, with
-            their shapes in the checkpoint and in the model.
+        resized: Frequency embeddings and learned spectra of another height and width, which the
+            backbone fits, with their shapes in the checkpoint and in the model.
         adapted: First convolution for three channels where the model takes images of others, which
             the backbone fits, with the numbers of channels in the checkpoint and in the model.
         missing: Keys that the model wants and the checkpoint lacks.
@@ -78,9 +79,9 @@ def compare_weights(
 
     Args:
         expected: State dict of the model, or the shapes of one.
-        weights: State dict of the checkpoint. Frequency embeddings may have another height and
-            width, and the first convolution may be for RGB images where the model's is not: the
-            backbone fits both while it loads.
+        weights: State dict of the checkpoint. Frequency embeddings and learned spectra may have
+            another height and width, and the first convolution may be for RGB images where the
+            model's is not: the backbone fits both while it loads.
         ignored: Starts of keys that may be missing or unexpected.
 
     Returns:
@@ -92,7 +93,7 @@ def compare_weights(
         given, wanted = _shape(weights[name]), _shape(expected[name])
         if given == wanted:
             continue
-        if find(EMBEDDING, name) and len(given) == 3 and given[2] == wanted[2]:
+        if is_spectrum(name, wanted) and given[2:] == wanted[2:] and len(given) > 2:
             resized[name] = given, wanted
         elif f'.{name}'.endswith(f'.{INPUT_CONV}') and _is_adaptable(given, wanted):
             adapted[name] = given[1], wanted[1]

@@ -8,6 +8,7 @@ called, differs: mmpretrain says ``backbone.outnorm3`` and ``head.fc`` for the p
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 
 from torch import Tensor
@@ -20,16 +21,19 @@ __all__ = [
     'FOLDED_DECAY',
     'INPUT_CONV',
     'LAYER_SCALE',
+    'MIXER',
     'OPERATOR',
     'OUTPUT_NORM',
     'STATISTICS',
     'TO_K_WEIGHT',
+    'Variant',
     'backbone_prefix',
     'backbone_shapes',
     'classes_of',
     'count_classes',
     'embedding_name',
     'find',
+    'find_variant',
     'has_classifier',
     'is_sharded',
     'loaded_name',
@@ -48,8 +52,11 @@ _INDEX = '(0|[1-9][0-9]{0,3})'
 INPUT_CONV = 'patch_embed.conv1.weight'
 EMBEDDING = re.compile(rf'freq_embed\.{_INDEX}')
 OPERATOR = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\..+')
+_OUT_NORM = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.out_norm\.weight')
 TO_K_WEIGHT = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.to_k\.0\.weight')
 FOLDED_DECAY = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.k_exp')
+# What a variant has in the place of ``to_k`` and the embeddings.
+MIXER = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.op\.mixer\.(k|dct_filter|global_filter)')
 OUTPUT_NORM = re.compile(rf'outnorm{_INDEX}\.(weight|bias)')
 LAYER_SCALE = re.compile(rf'layers\.{_INDEX}\.{_INDEX}\.gamma[12]')
 
@@ -200,12 +207,16 @@ def backbone_prefix(names: Iterable[str], folded: bool = False) -> str:
         )
     embeds = _prefixes(EMBEDDING, names)
     operators = _prefixes(OPERATOR, names)
-    if operators and not (embeds or decays):
+    # Variants need no embeddings; what predicts from them has a layer for it.
+    predicted = {*_prefixes(TO_K_WEIGHT, names), *embeds, *decays}
+    whole = [prefix for prefix in _prefixes(_OUT_NORM, names) if prefix not in predicted]
+    if operators and not (embeds or decays or whole):
         raise UserError(
             'vHeat layers without frequency embeddings (freq_embed.0, ...): '
             'convert the training checkpoint'
         )
-    prefixes = [prefix for prefix in operators if prefix in embeds or prefix in decays]
+    ours = {*embeds, *decays, *whole}
+    prefixes = [prefix for prefix in operators if prefix in ours]
     if not prefixes:
         raise UserError(
             'another model than vHeat: no freq_embed.* with layers.*.op.* among its '
@@ -356,43 +367,101 @@ def classes_of(layer: str, outputs: int) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What names and shapes tell of a variant, by the names of ``mmvheat.models.VHeatArch``.
+
+    Attributes:
+        operator: ``'heat'``, ``'global_filter'``, ``'dct_filter'`` or ``'identity'``; folded for
+            inference, heat and a filter of the cosine transform are one.
+        diffusivity: ``'predicted'``, ``'learned'``, ``'shared'`` or ``'fixed'``.
+        dwconv: Whether there is a depth-wise convolution before the operator.
+        patch_size: Stride of the stem.
+    """
+
+    operator: str = 'heat'
+    diffusivity: str = 'predicted'
+    dwconv: bool = True
+    patch_size: int = 4
+
+    @property
+    def mixer(self) -> str | None:
+        """Name of the tensor that a block has for it; None if there is none."""
+        if self.operator in ('dct_filter', 'global_filter'):
+            return self.operator
+        return None if self.diffusivity == 'predicted' else 'k'
+
+
+def find_variant(tensors: Mapping[str, Tensor], folded: bool) -> Variant:
+    """Tell the variant of a backbone by its own names, and shapes of some.
+
+    Args:
+        tensors: Its tensors.
+        folded: Whether it is in the inference form.
+    """
+    stem = tensors.get(INPUT_CONV)
+    second = ('patch_embed.conv2.', 'patch_embed.norm2.')
+    has_patches = not any(name.startswith(second) for name in tensors)
+    patch_size = 4
+    if stem is not None and stem.dim() == 4 and has_patches:
+        patch_size = max(1, stem.size(2))
+    operator, diffusivity = 'heat', 'predicted'
+    mixer = next(filter(None, map(MIXER.fullmatch, tensors)), None)
+    if mixer is not None and mixer[3] != 'k':
+        operator = mixer[3]
+    elif mixer is not None:
+        kinds = ('fixed', 'shared', 'learned')
+        diffusivity = kinds[min(tensors[mixer[0]].dim(), 2)]
+    elif not folded and not any(map(EMBEDDING.fullmatch, tensors)):
+        operator = 'identity'
+    dwconv = any('.op.dwconv.' in name for name in tensors)
+    return Variant(operator, diffusivity, dwconv, patch_size)
+
+
 def backbone_shapes(
     depths: tuple[int, ...],
-    grids: tuple[tuple[int, int, int], ...],
+    grids: tuple[tuple[int, ...], ...],
     hidden_dims: tuple[int, ...],
     layer_scale: bool,
     in_channels: int,
     folded: bool,
+    variant: Variant | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Spell a whole backbone: its names and shapes, output norms aside.
 
     Args:
         depths: Blocks of every stage.
-        grids: Shape (H, W, C) of every stage's frequency embedding or folded decays.
+        grids: Shape (H, W, C) of every stage's frequency embedding or folded decays; of a variant
+            that of what it has in their place, and (C,) if that has no size.
         hidden_dims: Hidden channels of every stage's MLPs.
         layer_scale: Whether blocks have learned scales.
         in_channels: Channels of the images.
         folded: Whether it is in the inference form.
+        variant: Which variant it is of; None for none.
 
     Returns:
         Shapes by name.
     """
-    dims = [grid[2] for grid in grids]
-    half = dims[0] // 2
-    shapes = {
-        INPUT_CONV: (half, in_channels, 3, 3),
-        'patch_embed.conv2.weight': (dims[0], half, 3, 3),
-        **{f'patch_embed.{name}': (half,) for name in _pair('conv1')[1:] + _pair('norm1.1')},
-        **{f'patch_embed.{name}': (dims[0],) for name in _pair('conv2')[1:] + _pair('norm2.1')},
-    }
+    variant = variant or Variant()
+    dims = [grid[2] if len(grid) > 2 else grid[0] for grid in grids]
+    shapes = _stem_shapes(dims[0], in_channels, variant.patch_size)
+    predicted = not folded and (variant.operator, variant.diffusivity) == ('heat', 'predicted')
     for stage, (depth, dim, hidden) in enumerate(zip(depths, dims, hidden_dims, strict=True)):
-        if not folded:
+        own: dict[str, tuple[int, ...]] = {}
+        if folded:
+            own['op.k_exp'] = grids[stage]
+        elif predicted:
+            own['op.to_k.0.weight'] = dim, dim
             shapes[embedding_name(stage)] = grids[stage]
+        elif variant.mixer:
+            fixed = variant.diffusivity == 'fixed'
+            own[f'op.mixer.{variant.mixer}'] = () if fixed else grids[stage]
+        if variant.dwconv:
+            own['op.dwconv.weight'] = dim, 1, 3, 3
         vectors = [n for norm in ('norm1', 'norm2', 'op.out_norm') for n in _pair(norm)]
-        vectors += ['op.dwconv.bias', 'op.out_linear.bias', 'mlp.fc2.bias']
-        vectors += ['gamma1', 'gamma2'] * layer_scale + ['op.to_k.0.bias'] * (not folded)
+        vectors += ['op.dwconv.bias'] * variant.dwconv + ['op.out_linear.bias', 'mlp.fc2.bias']
+        vectors += ['gamma1', 'gamma2'] * layer_scale + ['op.to_k.0.bias'] * predicted
         block = {
-            'op.dwconv.weight': (dim, 1, 3, 3),
             'op.linear.weight': (2 * dim, dim),
             'op.linear.bias': (2 * dim,),
             'op.out_linear.weight': (dim, dim),
@@ -400,7 +469,7 @@ def backbone_shapes(
             'mlp.fc1.bias': (hidden,),
             'mlp.fc2.weight': (dim, hidden, 1, 1),
             **dict.fromkeys(vectors, (dim,)),
-            **({'op.k_exp': grids[stage]} if folded else {'op.to_k.0.weight': (dim, dim)}),
+            **own,
         }
         for index, (name, shape) in product(range(depth), block.items()):
             shapes[f'layers.{stage}.{index}.{name}'] = shape
@@ -408,6 +477,20 @@ def backbone_shapes(
             shapes[f'layers.{stage}.{depth}.0.weight'] = (dims[stage + 1], dim, 3, 3)
             shapes |= dict.fromkeys(_pair(f'layers.{stage}.{depth}.1'), (dims[stage + 1],))
     return shapes
+
+
+def _stem_shapes(dim: int, in_channels: int, patch_size: int) -> dict[str, tuple[int, ...]]:
+    """Spell the stem: two convolutions, or one over patches."""
+    half = dim // 2
+    if patch_size != 4:
+        shapes = {INPUT_CONV: (dim, in_channels, patch_size, patch_size)}
+        return shapes | {f'patch_embed.{n}': (dim,) for n in _pair('conv1')[1:] + _pair('norm1.1')}
+    return {
+        INPUT_CONV: (half, in_channels, 3, 3),
+        'patch_embed.conv2.weight': (dim, half, 3, 3),
+        **{f'patch_embed.{name}': (half,) for name in _pair('conv1')[1:] + _pair('norm1.1')},
+        **{f'patch_embed.{name}': (dim,) for name in _pair('conv2')[1:] + _pair('norm2.1')},
+    }
 
 
 def _pair(layer: str) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from mmvheat.checkpoint import Description, describe_checkpoint, read_checkpoint
+from mmvheat.checkpoint import Backbone, Description, describe_checkpoint, read_checkpoint
 from mmvheat.checkpoint.io.download import local_file
 from mmvheat.checkpoint.io.reading import about_file
 from mmvheat.errors import first_names
-from mmvheat.models.arch import ARCHS, arch_name
+from mmvheat.models.arch import ARCHS, VHeatArch, arch_name
+from mmvheat.models.published_weights import PUBLISHED_CLASSIFIERS
 
 from .matching_configs import Use, config_folder, find_uses
 
@@ -100,8 +101,15 @@ def _backbone_rows(description: Description) -> list[tuple[str, str]]:
         f'MLP ratio {_listed(f"{ratio:g}" for ratio in ratios)}',
         'layer scale' if backbone.layer_scale else 'no layer scale',
     ]
+    variant = ('operator', 'diffusivity', 'dwconv', 'patch_size')
+    facts += [
+        f'{field}={getattr(backbone, field)}'
+        for field in variant
+        if getattr(backbone, field) != getattr(VHeatArch, field)
+    ]
     if name:
-        facts.append(f'post_norm={ARCHS[name].post_norm} as published')
+        source = 'as published' if name in PUBLISHED_CLASSIFIERS else 'as in that arch'
+        facts.append(f'post_norm={ARCHS[name].post_norm} {source}')
     else:
         facts.append('post_norm cannot be told from names and shapes')
     if backbone.in_channels != 3:
@@ -110,7 +118,7 @@ def _backbone_rows(description: Description) -> list[tuple[str, str]]:
     rows = [
         ('backbone', f'{name or "vHeat"}: {"; ".join(facts)}'),
         ('form', form),
-        ('images', _image_sizes(backbone.heights, backbone.widths)),
+        ('images', _image_sizes(backbone)),
         (
             'norms',
             f'of stages {_listed(backbone.output_norms)}' if backbone.output_norms else 'none',
@@ -126,10 +134,12 @@ def _backbone_rows(description: Description) -> list[tuple[str, str]]:
     return rows + [(kind, first_names(list(names), 3)) for kind, names in amiss.items() if names]
 
 
-def _image_sizes(heights: tuple[int, int] | None, widths: tuple[int, int] | None) -> str:
-    if not heights or not widths:
+def _image_sizes(backbone: Backbone) -> str:
+    if not backbone.heights or not backbone.widths:
+        if not backbone.is_sized:
+            return 'nothing in it is made for one size'
         return 'no image size fits the embeddings of all stages'
-    (low, high), (left, right) = heights, widths
+    (low, high), (left, right) = backbone.heights, backbone.widths
     same = '' if (low, left) == (high, right) else f': {low} to {high} x {left} to {right} alike'
     return f'{high} x {right} (maps are rounded up{same})'
 

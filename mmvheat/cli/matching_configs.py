@@ -11,7 +11,9 @@ from mmvheat.models.arch import ARCHS, VHeatArch, is_arch
 __all__ = ['CONFIGS', 'ConfigFacts', 'Use', 'config_folder', 'find_uses']
 
 _MINI = VHeatArch(depths=(1, 1, 2, 1), dims=32)
-_TINY, _SMALL, _BASE = (f'checkpoints/vheat-{name}_in1k_512px.pth' for name in ARCHS)
+_TINY, _SMALL, _BASE = (
+    f'checkpoints/vheat-{name}_in1k_512px.pth' for name in ('tiny', 'small', 'base')
+)
 _TINY_224 = 'checkpoints/vheat-tiny_in1k_224px.pth'
 _DEMO = 'work_dirs/demo/pretrained/vheat-mini_digits_128px.pth'
 
@@ -46,6 +48,9 @@ CONFIGS = {
         'classification/vheat-tiny_16xb128_in1k': ('classifier', 'tiny', 1000, 224, None),
         'classification/vheat-small_16xb128_in1k': ('classifier', 'small', 1000, 224, None),
         'classification/vheat-base_16xb128_in1k': ('classifier', 'base', 1000, 224, None),
+        'classification/vheat-isotropic-small_16xb128_in1k': (
+            'classifier', 'isotropic_small', 1000, 224, None,
+        ),
         'classification/vheat-tiny_2xb64_digits-64x64': ('classifier', 'tiny', 10, 64, None),
         'detection/mask-rcnn_vheat-t_fpn_1x_coco': ('Mask R-CNN', 'tiny', 80, 512, _TINY),
         'detection/mask-rcnn_vheat-s_fpn_1x_coco': ('Mask R-CNN', 'small', 80, 512, _SMALL),

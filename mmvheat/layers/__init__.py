@@ -1,6 +1,17 @@
-"""Building blocks of vHeat: modules around :mod:`mmvheat.ops`, all on channels-last maps."""
+"""Building blocks of vHeat: modules around :mod:`mmvheat.ops`, on channels-last maps."""
 
-from .blocks import Downsample, DropPath, HalvingConv2d, HeatBlock, Mlp, Stem
+from .blocks import Downsample, DropPath, HalvingConv2d, HeatBlock, Mlp, PatchEmbed, Stem
 from .heat2d import Heat2D
+from .heat_conduction import HeatConduction2d
 
-__all__ = ['Downsample', 'DropPath', 'HalvingConv2d', 'Heat2D', 'HeatBlock', 'Mlp', 'Stem']
+__all__ = [
+    'Downsample',
+    'DropPath',
+    'HalvingConv2d',
+    'Heat2D',
+    'HeatBlock',
+    'HeatConduction2d',
+    'Mlp',
+    'PatchEmbed',
+    'Stem',
+]

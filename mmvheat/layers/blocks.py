@@ -9,7 +9,16 @@ from mmvheat.ops.dispatch import runs_plain
 
 from .heat2d import Heat2D
 
-__all__ = ['Downsample', 'DropPath', 'HalvingConv2d', 'HeatBlock', 'Mlp', 'Stem', 'ToChannelsLast']
+__all__ = [
+    'Downsample',
+    'DropPath',
+    'HalvingConv2d',
+    'HeatBlock',
+    'Mlp',
+    'PatchEmbed',
+    'Stem',
+    'ToChannelsLast',
+]
 
 
 class ToChannelsLast(nn.Module):
@@ -62,6 +71,28 @@ class Stem(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.gelu(self.norm1(self.conv1(x)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)))
+
+
+class PatchEmbed(nn.Module):
+    """One convolution over patches that do not overlap, then a LayerNorm, as the other stem's.
+
+    Args:
+        in_channels: Channels of the image.
+        dim: Channels of the first stage.
+        patch_size: Side of the patches in pixels.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.norm1 = nn.Sequential(ToChannelsLast(), nn.LayerNorm(dim, eps=1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to (B, ceil(H / P), ceil(W / P), dim), padded with zeros."""
+        patch = self.conv1.stride[0]
+        if x.size(2) % patch or x.size(3) % patch:
+            x = F.pad(x, (0, -x.size(3) % patch, 0, -x.size(2) % patch))
+        return self.norm1(self.conv1(x))
 
 
 class Downsample(nn.Sequential):
@@ -147,6 +178,7 @@ class HeatBlock(nn.Module):
         drop_path: Probability of dropping a branch while training.
         post_norm: Normalise a branch's output (small, base) or its input (tiny).
         layer_scale_init_value: Start of the learned scale of each branch; None for no scale.
+        op: The operator; None for vHeat's.
     """
 
     def __init__(
@@ -156,11 +188,12 @@ class HeatBlock(nn.Module):
         drop_path: float = 0.0,
         post_norm: bool = False,
         layer_scale_init_value: float | None = None,
+        op: Heat2D | None = None,
     ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.norm1 = nn.LayerNorm(dim)
-        self.op = Heat2D(dim)
+        self.op = op or Heat2D(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)

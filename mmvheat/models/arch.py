@@ -6,8 +6,12 @@ from dataclasses import dataclass, fields
 
 from mmvheat.checkpoint import Backbone
 from mmvheat.errors import UserError
+from mmvheat.layers.mixers import check_mixer
 
 __all__ = ['ARCHS', 'VHeatArch', 'arch_name', 'is_arch', 'resolve_arch']
+
+# The side of the pixels' blocks that the stem of two convolutions makes a position of.
+_STEM_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,16 @@ class VHeatArch:
         post_norm: Normalise a residual branch's output instead of its input.
         layer_scale_init_value: Start of the learned scale of each branch; None for no scale.
         mlp_ratio: Hidden channels of the MLPs over the stage's.
+        operator: What mixes the positions of a map: ``'heat'``; ``'global_filter'``, a learned
+            complex spectrum of the Fourier transform; ``'dct_filter'``, a learned real spectrum of
+            the cosine transform; ``'identity'``, nothing.
+        diffusivity: Where that of ``'heat'`` comes from: ``'predicted'`` from the frequency
+            embedding; ``'learned'``, a value for each frequency and channel; ``'shared'``, a value
+            for each channel; ``'fixed'``, the number ``k``.
+        k: The number of ``diffusivity='fixed'``, which is not trained.
+        dwconv: Whether a depth-wise convolution comes before the operator.
+        patch_size: Stride of the stem: 4 for its two convolutions, any other for one convolution
+            over patches of that side.
 
     Raises:
         UserError: If a value is of the wrong kind or out of range, or lengths do not agree.
@@ -31,6 +45,11 @@ class VHeatArch:
     post_norm: bool = False
     layer_scale_init_value: float | None = None
     mlp_ratio: float = 4.0
+    operator: str = 'heat'
+    diffusivity: str = 'predicted'
+    k: float | None = None
+    dwconv: bool = True
+    patch_size: int = _STEM_STRIDE
 
     def __post_init__(self) -> None:
         depths = self._positive_integers('depths', self.depths)
@@ -40,15 +59,44 @@ class VHeatArch:
         dims = self._positive_integers('dims', dims)
         if len(dims) != len(depths):
             raise UserError(f'arch has {len(depths)} depths but {len(dims)} dims: {depths}, {dims}')
-        if dims[0] % 2:
+        patches = self.patch_size
+        if type(patches) is not int or patches < 1:
+            raise UserError(f'patch_size of an arch is a positive integer, got {patches!r}')
+        if dims[0] % 2 and not self.has_patches:
             raise UserError(f'the stem halves the first of dims, so it is even, got {dims[0]}')
         if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio < math.inf:
             raise UserError(f'mlp_ratio is a positive number, got {self.mlp_ratio!r}')
         scale = self.layer_scale_init_value
         if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
             raise UserError(f'layer_scale_init_value is a number or None, got {scale!r}')
+        if not isinstance(self.dwconv, bool):
+            raise UserError(f'dwconv of an arch is True or False, got {self.dwconv!r}')
+        try:
+            check_mixer(self.operator, self.diffusivity, self.k)
+        except ValueError as error:
+            raise UserError(f'arch: {error}') from None
         object.__setattr__(self, 'depths', depths)
         object.__setattr__(self, 'dims', dims)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether the stem is one convolution over patches."""
+        return self.patch_size != _STEM_STRIDE
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the diffusivity is predicted from a frequency embedding of each stage."""
+        return (self.operator, self.diffusivity) == ('heat', 'predicted')
+
+    @property
+    def has_decays(self) -> bool:
+        """Whether each frequency is multiplied by a number, so that the model can be folded."""
+        return self.operator in ('heat', 'dct_filter')
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of every stage's map."""
+        return tuple(self.patch_size * 2**i for i in range(len(self.depths)))
 
     @staticmethod
     def _positive_integers(name: str, values: object) -> tuple[int, ...]:
@@ -61,11 +109,13 @@ class VHeatArch:
         return values
 
 
-# arXiv 2405.16555, Table 8, with the published checkpoints' norms and scales.
+# tiny, small, base: arXiv 2405.16555, Table 8, with the published checkpoints' norms and scales.
+# isotropic_small: DeiT-S (arXiv 2012.12877) with heat conduction in the place of attention.
 ARCHS = {
     'tiny': VHeatArch(depths=(2, 2, 6, 2), dims=96),
     'small': VHeatArch(depths=(2, 2, 18, 2), dims=96, post_norm=True, layer_scale_init_value=1e-5),
     'base': VHeatArch(depths=(2, 2, 18, 2), dims=128, post_norm=True, layer_scale_init_value=1e-5),
+    'isotropic_small': VHeatArch(depths=(12,), dims=384, patch_size=16),
 }
 
 
@@ -73,8 +123,10 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
     """Turn what a config says into an architecture.
 
     Args:
-        arch: A name of :data:`ARCHS` (or its first letter), a mapping with the fields of
-            :class:`VHeatArch` of which ``depths`` and ``dims`` are required, or an architecture.
+        arch: A name of :data:`ARCHS`, bare, behind ``'vheat_'`` or as its first letter; a mapping
+            with the fields of :class:`VHeatArch` of which ``depths`` and ``dims`` are required; a
+            mapping with a name, ``dict(name='tiny', dwconv=False)``, and the fields that differ
+            from it; or an architecture.
 
     Raises:
         UserError: If ``arch`` is none of these, the name or a field is unknown, or a required field
@@ -84,14 +136,18 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
         return arch
     if isinstance(arch, str):
         by_name = ARCHS | {name[0]: value for name, value in ARCHS.items()}
-        if arch not in by_name:
+        name = arch.removeprefix('vheat_')
+        if name not in by_name:
             raise UserError(
                 f'unknown arch {arch!r}: use {", ".join(ARCHS)}, or a dict of depths and dims'
             )
-        return by_name[arch]
+        return by_name[name]
     if not isinstance(arch, Mapping):
         raise UserError(f'arch is a name or a dict of depths and dims, got {arch!r}')
     known = [field.name for field in fields(VHeatArch)]
+    arch = dict(arch)
+    if (name := arch.pop('name', None)) is not None:
+        arch = vars(resolve_arch(name)) | arch
     unknown = [str(key) for key in arch if key not in known]
     missing = [key for key in ('depths', 'dims') if key not in arch]
     if unknown or missing:
@@ -101,7 +157,7 @@ def resolve_arch(arch: str | Mapping | VHeatArch) -> VHeatArch:
 
 
 def arch_name(backbone: Backbone) -> str | None:
-    """Name the backbone of a checkpoint as configs do: 'tiny', 'small', 'base'; None for others."""
+    """Name the backbone of a checkpoint as configs do: 'tiny', 'small', ...; None for others."""
     return next((name for name, arch in ARCHS.items() if is_arch(backbone, arch)), None)
 
 
@@ -110,4 +166,8 @@ def is_arch(backbone: Backbone, arch: VHeatArch) -> bool:
     scaled = arch.layer_scale_init_value is not None
     same_mlps = set(backbone.mlp_ratios) == {arch.mlp_ratio}
     same_sizes = (backbone.depths, backbone.dims) == (arch.depths, arch.dims)
-    return same_sizes and same_mlps and backbone.layer_scale == scaled
+    same_variant = all(
+        getattr(backbone, name) == getattr(arch, name)
+        for name in ('operator', 'diffusivity', 'dwconv', 'patch_size')
+    )
+    return same_sizes and same_mlps and same_variant and backbone.layer_scale == scaled

@@ -102,7 +102,10 @@ class VHeatClassifier(nn.Module):
         return self.head(self.backbone(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Compute the last map, normalised, of shape (B, dims[-1], ceil(H / 32), ceil(W / 32))."""
+        """Compute the last map, normalised, of shape (B, dims[-1], ceil(H / 32), ceil(W / 32)).
+
+        A ``patch_size`` in ``arch`` changes the stride.
+        """
         return self.backbone(images)[0]
 
     def arguments(self) -> dict[str, Any]:
@@ -276,6 +279,10 @@ def _known_arch(backbone: Backbone) -> str:
         parts = [f'depths={backbone.depths}', f'dims={backbone.dims}', 'post_norm=...']
         parts += ['layer_scale_init_value=1e-5'] * backbone.layer_scale
         parts += [f'mlp_ratio={ratio:g}' for ratio in ratios - {VHeatArch.mlp_ratio}]
+        for field in ('operator', 'diffusivity', 'dwconv', 'patch_size'):
+            value = getattr(backbone, field)
+            parts += [f'{field}={value!r}'] * (value != getattr(VHeatArch, field))
+        parts += ['k=...'] * (backbone.diffusivity == 'fixed')
         raise UserError(
             f'it is none of {", ".join(ARCHS)}, and weights do not tell whether its blocks '
             f'normalise input (post_norm=False) or output: give arch=dict({", ".join(parts)})'
@@ -290,5 +297,5 @@ def _known_size(backbone: Backbone) -> tuple[int, int]:
         UserError: If there is none.
     """
     if backbone.image_size is None:
-        raise UserError('its frequency embeddings fit no one image size: give img_size')
+        raise UserError('its weights tell no one image size that they are made for: give img_size')
     return backbone.image_size

@@ -3,8 +3,11 @@
 The convention is that of the paper and of fvcore, whose figures others compare with: a
 multiply-add is one FLOP; norms, resizing and pooling count a few for each element, activations and
 sums none. The cosine transforms count in full: as matrix products, two for each axis and block.
+The Fourier transforms of the variant that has them count 2.5 N log2(N) operations for N positions,
+half as many multiply-adds.
 """
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +18,6 @@ from torch import Size, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvheat.errors import UserError
-from mmvheat.ops import freq_embed_size
 
 from .vheat import VHeat
 
@@ -76,18 +78,20 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
     ):
         _run(model, torch.zeros(1, channels, *size, device='meta'))
     flops = counter.get_total_flops() / 2
-    # A product without a sum is half a multiply-add.
-    flops += sum(_decayed_elements(backbone, size) for backbone in backbones) / 2
+    flops += sum(_spectral_products(backbone, size) for backbone in backbones)
     return Count(parameters, flops)
 
 
-def _decayed_elements(backbone: VHeat, size: tuple[int, int]) -> int:
-    """Count the elements that the blocks multiply by their decays."""
-    elements = 0
+def _spectral_products(backbone: VHeat, size: tuple[int, int]) -> float:
+    """Count the multiply-adds in which the blocks multiply frequencies by their factors."""
+    arch, flops = backbone.arch, 0.0
     for i, stage in enumerate(backbone.layers[: max(backbone.out_indices) + 1]):
-        height, width = freq_embed_size(size, i)
-        elements += height * width * backbone.arch.dims[i] * stage.depth
-    return elements
+        height, width = backbone.map_size(size, i)
+        # A product without a sum is half of one, a complex product is three.
+        factors = {'global_filter': 3 * height * (width // 2 + 1), 'identity': 0}
+        each = factors.get(arch.operator, height * width / 2)
+        flops += each * arch.dims[i] * stage.depth
+    return flops
 
 
 def _run(model: nn.Module, image: Tensor) -> None:
@@ -137,6 +141,13 @@ def _per_element(inputs: int = 0, outputs: int = 0) -> Callable[..., int]:
     return count
 
 
+def _fourier(shape: Size, dim: list[int], *_: Any, out_shape: Size, **__: Any) -> float:
+    """Count a Fourier transform of real maps, or one back to them."""
+    # Of the two sides the real one has more elements, and its axes their full lengths.
+    real = max(shape, out_shape, key=Size.numel)
+    return 2.5 * real.numel() * math.log2(math.prod(real[axis] for axis in dim))
+
+
 # fvcore's figures, for the operators that testing with fixed statistics meets.
 _ELEMENTWISE = {
     torch.ops.aten.native_layer_norm: _per_element(inputs=5),
@@ -146,6 +157,8 @@ _ELEMENTWISE = {
     torch.ops.aten.upsample_bilinear2d: _per_element(outputs=4),
     torch.ops.aten._adaptive_avg_pool2d: _per_element(inputs=1),
     torch.ops.aten.mean: _per_element(inputs=1),
+    torch.ops.aten._fft_r2c: _fourier,
+    torch.ops.aten._fft_c2r: _fourier,
 }
 # The counter takes apart what it does not know by its overload, and counts by the operator.
 _ELEMENTWISE |= {operator.default: count for operator, count in _ELEMENTWISE.items()}

@@ -1,5 +1,6 @@
 """What a vHeat backbone does with a state dict before it is loaded, by whatever function."""
 
+import math
 from logging import INFO, WARNING
 
 import torch
@@ -11,12 +12,12 @@ from mmvheat.checkpoint.names import (
     EMBEDDING,
     FOLDED_DECAY,
     INPUT_CONV,
-    embedding_name,
+    MIXER,
     is_sharded,
     unwrapped_name,
 )
+from mmvheat.checkpoint.spectra import is_spectrum, resize_spectrum, spectrum_size
 from mmvheat.errors import UserError
-from mmvheat.ops import resize_freq_embed
 
 __all__ = ['adapt_input_channels', 'prepare_state_dict']
 
@@ -34,7 +35,7 @@ def prepare_state_dict(
     """Report how a state dict fits, compare its form with the backbone's, and fit what can be.
 
     That is the first convolution of a backbone for RGB images, to this one's number of channels,
-    and the frequency embeddings, to this one's size.
+    and the frequency embeddings, or what a variant learns in their place, to this one's size.
 
     Args:
         module: The backbone.
@@ -48,8 +49,8 @@ def prepare_state_dict(
 
     Raises:
         UserError: If the checkpoint is folded for inference and the backbone is not, or for
-            another size, or the other way round. Raised, not reported: mmengine loads on after a
-            report.
+            another size, or the other way round, or its diffusivity is fixed at another number.
+            Raised, not reported: mmengine loads on after a report.
     """
     _report_fit(module, state_dict, prefix)
     conv = state_dict.get(f'{prefix}{INPUT_CONV}')
@@ -64,9 +65,11 @@ def prepare_state_dict(
                 f'the checkpoint is folded for inference (it has {folded[0]}): load one of the '
                 'training form, or build the backbone with inference_form=True'
             )
-        _fit_freq_embeds(module, state_dict, prefix)
+        _check_fixed_diffusivity(module, state_dict, prefix)
+        _fit_spectra(module, state_dict, prefix)
         return
-    unfolded = [key for key in names if EMBEDDING.fullmatch(key, len(prefix))]
+    patterns = EMBEDDING, MIXER
+    unfolded = [key for key in names if any(p.fullmatch(key, len(prefix)) for p in patterns)]
     if unfolded:
         raise UserError(
             f'the backbone is in the inference form and the checkpoint is not (it has '
@@ -114,16 +117,34 @@ def adapt_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     return fitted.to(weight.dtype)
 
 
-def _fit_freq_embeds(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Resize the embeddings of a checkpoint to those of the backbone."""
-    for i, embed in enumerate(module.freq_embed):
-        key = f'{prefix}{embedding_name(i)}'
-        given = state_dict.get(key)
-        if given is None or given.dim() != 3 or given.shape == embed.shape:
+def _fit_spectra(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Resize the embeddings and learned spectra of a checkpoint to those of the backbone."""
+    for name, parameter in module.named_parameters():
+        own, shape = unwrapped_name(name), tuple(parameter.shape)
+        given = state_dict.get(f'{prefix}{name}')
+        if given is None or given.shape == shape or not is_spectrum(own, shape):
             continue
-        if given.size(2) != embed.size(2):
+        if len(shape) < 3 or given.shape[2:] != shape[2:]:
             continue  # another arch: torch reports the mismatch
-        state_dict[key] = resize_freq_embed(given, tuple(embed.shape[:2]))
+        state_dict[f'{prefix}{name}'] = resize_spectrum(own, given, spectrum_size(own, shape))
+
+
+def _check_fixed_diffusivity(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Compare the numbers at which the diffusivities of a checkpoint and of the backbone are fixed.
+
+    Raises:
+        UserError: If they differ: what is loaded would silently take the place of what was asked.
+    """
+    for name, wanted in module.named_buffers():
+        given = state_dict.get(f'{prefix}{name}')
+        if given is None or given.dim() or wanted.dim() or given.is_meta or wanted.is_meta:
+            continue
+        # Either may have been rounded to half precision.
+        if not math.isclose(given.item(), wanted.item(), rel_tol=1e-2):
+            raise UserError(
+                f'the diffusivity is fixed at k={given.item():g} in the checkpoint and at '
+                f'k={wanted.item():g} in the backbone: build it with the k of the checkpoint'
+            )
 
 
 def _report_fit(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
@@ -135,7 +156,8 @@ def _report_fit(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
     Raises:
         UserError: If there are weights for the backbone, and none of them matches.
     """
-    parameters = dict(module.named_parameters())
+    # The fixed diffusivity of a variant is its only buffer.
+    parameters = dict(module.named_parameters()) | dict(module.named_buffers())
     if any(map(is_sharded, parameters)):
         return  # Their shapes are those of shards.
     own = {unwrapped_name(name): parameter.shape for name, parameter in parameters.items()}

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvheat.errors import UserError
-from mmvheat.layers import Downsample, HeatBlock, Stem
+from mmvheat.layers import Downsample, HeatBlock, PatchEmbed, Stem
 from mmvheat.layers.derived_cache import DerivedCache, Generation
+from mmvheat.layers.heat2d import make_operator
 from mmvheat.ops import freq_embed_size, heat_decay, predict_diffusivity, resize_freq_embed
 from mmvheat.ops.dispatch import compute_dtype, is_plain
 from mmvheat.registry import MODELS
@@ -39,8 +40,9 @@ class VHeat(BaseModule):
     fitted while it loads.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict with ``depths`` and ``dims`` and, if
-            wanted, ``post_norm``, ``layer_scale_init_value`` and ``mlp_ratio``.
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'isotropic_small'``, or a dict with ``depths``
+            and ``dims`` (or the ``name`` of one of these) and, if wanted, any other field of
+            :class:`VHeatArch`, which names the variants too.
         in_channels: Channels of the images; a checkpoint for three is adapted while it loads.
         img_size: Size of the images, a number or (height, width), that the frequency embeddings
             are made for.
@@ -99,13 +101,19 @@ class VHeat(BaseModule):
         self._decay_cache = DerivedCache(decay_cache_mib * 2**20)
         # What other tools ask a backbone for: channels and stride of every map it returns.
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
-        self.out_strides = tuple(2 ** (2 + i) for i in self.out_indices)
+        self.out_strides = tuple(arch.strides[i] for i in self.out_indices)
 
-        self.patch_embed = Stem(in_channels, arch.dims[0])
-        self.freq_embed = nn.ParameterList(
-            nn.Parameter(torch.empty(*freq_embed_size(self.img_size, i), dim))
-            for i, dim in enumerate(arch.dims)
-        )
+        if arch.has_patches:
+            self.patch_embed = PatchEmbed(in_channels, arch.dims[0], arch.patch_size)
+        else:
+            self.patch_embed = Stem(in_channels, arch.dims[0])
+        sizes = [self.map_size(self.img_size, i) for i in range(num_stages)]
+        self.freq_embed: nn.ParameterList | None = None
+        if arch.has_embeddings:
+            self.freq_embed = nn.ParameterList(
+                nn.Parameter(torch.empty(*size, dim))
+                for size, dim in zip(sizes, arch.dims, strict=True)
+            )
         rates = torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist()
         self.layers = nn.ModuleList()
         for i, depth in enumerate(arch.depths):
@@ -115,6 +123,7 @@ class VHeat(BaseModule):
                     arch.dims[i],
                     rates[start : start + depth],
                     out_dim=arch.dims[i + 1] if i + 1 < num_stages else None,
+                    size=sizes[i],
                     arch=arch,
                     with_cp=with_cp,
                 )
@@ -139,7 +148,8 @@ class VHeat(BaseModule):
         Returns:
             A map for each of ``out_indices``, of shape
             (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))), normalised by ``outnorm{i}``; in
-            torch's ``channels_last`` memory format if the images are, else contiguous.
+            torch's ``channels_last`` memory format if the images are, else contiguous. With a
+            ``patch_size`` P in ``arch``, P 2^i takes the place of 2^(2+i).
 
         Raises:
             ValueError: If ``x`` has not four dimensions.
@@ -207,7 +217,7 @@ class VHeat(BaseModule):
                 delattr(self, f'outnorm{i}')
         self.out_indices = tuple(i for i in self.out_indices if i < count)
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
-        self.out_strides = tuple(2 ** (2 + i) for i in self.out_indices)
+        self.out_strides = tuple(self.arch.strides[i] for i in self.out_indices)
         self.clear_decay_cache()
 
     def clear_decay_cache(self) -> None:
@@ -235,12 +245,22 @@ class VHeat(BaseModule):
 
         Raises:
             ValueError: If it is folded already.
+            UserError: If its operator has no decays.
         """
         if self.folded_for is not None:
             raise ValueError('the backbone is folded already: fold one in the training form')
+        if not self.arch.has_decays:
+            raise UserError(
+                f'operator={self.arch.operator!r} has no decays to fold: use the model as it is'
+            )
         size = self.img_size if image_size is None else _image_size(image_size)
         for i, stage in enumerate(self.layers):
-            embed = resize_freq_embed(self.freq_embed[i].detach(), freq_embed_size(size, i))
+            map_size = self.map_size(size, i)
+            if self.freq_embed is None:
+                for block in stage.blocks():
+                    block.op.fold_for(map_size)
+                continue
+            embed = resize_freq_embed(self.freq_embed[i].detach(), map_size)
             for block in stage.blocks():
                 block.op.fold(embed)
         self.freq_embed = None
@@ -299,6 +319,15 @@ class VHeat(BaseModule):
             layer = last
         return layer, last + 1
 
+    def map_size(self, image_size: tuple[int, int], stage: int) -> tuple[int, int]:
+        """Tell the size of a stage's map.
+
+        Args:
+            image_size: Height and width of the images.
+            stage: Index of the stage, from 0.
+        """
+        return freq_embed_size(image_size, stage, self.arch.patch_size)
+
     def _kept_decays(self, x: Tensor, stages: 'Sequence[VHeatStage]') -> 'list[StageDecays | None]':
         """Look up what is kept for each stage; None where decays are to be computed.
 
@@ -333,7 +362,7 @@ class VHeat(BaseModule):
 
     def _reset_parameters(self) -> None:
         """Initialise as the published training did: normal of std 0.02, cut at 2."""
-        for embed in self.freq_embed:
+        for embed in self.freq_embed or ():
             nn.init.trunc_normal_(embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -348,6 +377,7 @@ class VHeatStage(nn.ModuleList):
         dim: Channels.
         drop_path_rates: Stochastic depth rate of every block; their number is the depth.
         out_dim: Channels of the next stage; None for the last one.
+        size: Height and width of the map that learned spectra are made for.
         arch: Architecture, for what all blocks share.
         with_cp: Recompute the blocks' activations in the backward pass.
     """
@@ -357,6 +387,7 @@ class VHeatStage(nn.ModuleList):
         dim: int,
         drop_path_rates: Sequence[float],
         out_dim: int | None,
+        size: tuple[int, int],
         arch: VHeatArch,
         with_cp: bool,
     ) -> None:
@@ -367,6 +398,9 @@ class VHeatStage(nn.ModuleList):
                 drop_path=rate,
                 post_norm=arch.post_norm,
                 layer_scale_init_value=arch.layer_scale_init_value,
+                op=make_operator(
+                    dim, size, arch.operator, arch.diffusivity, arch.k, dwconv=arch.dwconv
+                ),
             )
             for rate in drop_path_rates
         )

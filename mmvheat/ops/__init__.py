@@ -3,7 +3,14 @@
 from .dct import dct2d, dct_basis, idct2d
 from .freq_embed import FREQ_EMBED_MODES, freq_embed_size, resize_freq_embed
 from .fused import gated_linear, linear, mlp
-from .heat import conduct, heat_conduction, heat_decay, predict_diffusivity
+from .global_filter import filter_globally, resize_global_filter
+from .heat import (
+    conduct,
+    given_diffusivity,
+    heat_conduction,
+    heat_decay,
+    predict_diffusivity,
+)
 from .kernels import kernels_available, use_kernels
 
 __all__ = [
@@ -11,8 +18,10 @@ __all__ = [
     'conduct',
     'dct2d',
     'dct_basis',
+    'filter_globally',
     'freq_embed_size',
     'gated_linear',
+    'given_diffusivity',
     'heat_conduction',
     'heat_decay',
     'idct2d',
@@ -21,5 +30,6 @@ __all__ = [
     'mlp',
     'predict_diffusivity',
     'resize_freq_embed',
+    'resize_global_filter',
     'use_kernels',
 ]

@@ -15,26 +15,29 @@ __all__ = ['FREQ_EMBED_MODES', 'freq_embed_size', 'resize_freq_embed']
 FREQ_EMBED_MODES = ('bicubic', 'pad', 'frequency')
 
 
-def freq_embed_size(image_size: tuple[int, int], stage: int) -> tuple[int, int]:
+def freq_embed_size(
+    image_size: tuple[int, int], stage: int, stem_stride: int = 4
+) -> tuple[int, int]:
     """Size of a stage's map, and so of its frequency embedding.
 
     Args:
         image_size: Height and width of the image in pixels.
-        stage: Index of the stage from 0; stage i works at stride ``2 ** (2 + i)``.
+        stage: Index of the stage from 0; stage i works at stride ``stem_stride * 2**i``.
+        stem_stride: Stride of the first stage.
 
     Returns:
         Height and width of the map, rounded up.
     """
-    stride = 2 ** (2 + stage)
+    stride = stem_stride * 2**stage
     return -(-image_size[0] // stride), -(-image_size[1] // stride)
 
 
-def _resample(embed: Tensor, length: int, dim: int) -> Tensor:
-    """Sample along ``dim`` at the indices of equal spatial frequency, n * N_old / N_new."""
+def _resample(embed: Tensor, length: int, dim: int, ratio: float) -> Tensor:
+    """Sample along ``dim`` at the indices of equal spatial frequency, ``n * ratio``."""
     old = embed.size(dim)
-    if length == old:
+    if length == old and ratio == 1:
         return embed
-    index = torch.arange(length, dtype=embed.dtype, device=embed.device) * (old / length)
+    index = torch.arange(length, dtype=embed.dtype, device=embed.device) * ratio
     index = index.clamp(max=old - 1)
     lower = index.floor()
     weight = (index - lower).reshape([-1 if d == dim else 1 for d in range(embed.dim())])
@@ -43,7 +46,12 @@ def _resample(embed: Tensor, length: int, dim: int) -> Tensor:
     return torch.lerp(embed.index_select(dim, lower), embed.index_select(dim, upper), weight)
 
 
-def resize_freq_embed(embed: Tensor, size: tuple[int, int], mode: str = 'bicubic') -> Tensor:
+def resize_freq_embed(
+    embed: Tensor,
+    size: tuple[int, int],
+    mode: str = 'bicubic',
+    ratios: tuple[float, float] | None = None,
+) -> Tensor:
     """Fit a frequency embedding to another map size.
 
     Args:
@@ -54,6 +62,8 @@ def resize_freq_embed(embed: Tensor, size: tuple[int, int], mode: str = 'bicubic
             converter does, and cannot shrink. ``'frequency'`` gives index n what the old grid
             holds at the same spatial frequency, ``n * H_old / H_new``, linearly interpolated;
             frequencies beyond the old grid take its last value.
+        ratios: What ``'frequency'`` takes for ``H_old / H_new`` and ``W_old / W_new``: for one
+            half of a spectrum, those of the maps.
 
     Returns:
         Embedding of shape (*size, C) of ``embed``'s dtype; ``embed`` itself if it fits already.
@@ -71,7 +81,8 @@ def resize_freq_embed(embed: Tensor, size: tuple[int, int], mode: str = 'bicubic
         raise ValueError(f'a frequency embedding needs a positive size, got {height} x {width}')
     old_height, old_width = embed.shape[:2]
     # A size that a graph does not know yet always takes the way of another size.
-    if not has_open_size(size) and (height, width) == (old_height, old_width):
+    fits = not has_open_size(size) and (height, width) == (old_height, old_width)
+    if fits and ratios is None:
         return embed
     if mode == 'pad':
         if height < old_height or width < old_width:
@@ -87,5 +98,7 @@ def resize_freq_embed(embed: Tensor, size: tuple[int, int], mode: str = 'bicubic
         maps = F.interpolate(maps, size=(height, width), mode='bicubic', align_corners=False)
         resized = maps[0].permute(1, 2, 0)
     else:
-        resized = _resample(_resample(wide, height, dim=0), width, dim=1)
+        along_height, along_width = ratios or (old_height / height, old_width / width)
+        resized = _resample(wide, height, 0, along_height)
+        resized = _resample(resized, width, 1, along_width)
     return resized.to(embed.dtype)

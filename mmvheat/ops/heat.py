@@ -23,12 +23,15 @@ from torch.autograd.function import FunctionCtx
 from . import kernels
 from .dct import analysis_basis, synthesis_basis, transform2d
 from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
+from .freq_embed import resize_freq_embed
 from .tensor_cache import ConstantCache
 
 __all__ = [
     'conduct',
+    'conduct_along_axes',
     'conduct_by_matrix',
     'conduct_by_rows',
+    'given_diffusivity',
     'heat_conduction',
     'heat_decay',
     'predict_diffusivity',
@@ -43,25 +46,27 @@ _ROWS_FROM_WIDTH = 192
 _CHUNK_BYTES = 2**20
 
 
-def squared_frequencies(height: int, width: int, like: Tensor) -> Tensor:
+def squared_frequencies(size: Sequence[int], like: Tensor) -> Tensor:
     """Squared angular frequency of every DCT coefficient, ``(n pi / H)^2 + (m pi / W)^2``.
 
     Args:
-        height: Rows H of the map.
-        width: Columns W of the map.
+        size: Rows H and columns W of the map; any number of axes.
         like: Gives the device; the dtype is float32, or float64 for a float64 ``like``.
 
     Returns:
-        Tensor of shape (H, W), in radians squared a pixel squared.
+        Tensor of shape ``size``, in radians squared a pixel squared.
     """
+    size = tuple(size)
     dtype = torch.promote_types(like.dtype, torch.float32)
 
     def make() -> Tensor:
-        n = torch.arange(height, dtype=torch.float64, device=like.device) * math.pi / height
-        m = torch.arange(width, dtype=torch.float64, device=like.device) * math.pi / width
-        return (n.square()[:, None] + m.square()[None, :]).to(dtype)
+        squared = torch.zeros((), dtype=torch.float64, device=like.device)
+        for length in size:
+            n = torch.arange(length, dtype=torch.float64, device=like.device) * math.pi / length
+            squared = squared[..., None] + n.square()
+        return squared.to(dtype)
 
-    return _SQUARED_FREQUENCIES.get((height, width, dtype, like.device), make, like)
+    return _SQUARED_FREQUENCIES.get((*size, dtype, like.device), make, like)
 
 
 def predict_diffusivity(freq_embed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,32 +86,54 @@ def predict_diffusivity(freq_embed: Tensor, weight: Tensor, bias: Tensor) -> Ten
         return F.relu(F.linear(freq_embed.to(dtype), weight.to(dtype), bias.to(dtype)))
 
 
+def given_diffusivity(
+    k: Tensor, size: tuple[int, int], channels: int, mode: str = 'bicubic'
+) -> Tensor:
+    """Diffusivity from values that are learned or fixed themselves, ``relu(k)``, for any map.
+
+    Args:
+        k: A value for each frequency and channel (H', W', C), which is fitted to the map as a
+            frequency embedding is; one for each channel (C,); or one for all ().
+        size: Height H and width W of the map.
+        channels: Channels C of the map.
+        mode: How to fit it, see :func:`.freq_embed.resize_freq_embed`.
+
+    Returns:
+        Diffusivity of shape (H, W, C), not negative, at least float32.
+    """
+    k = k.to(torch.promote_types(k.dtype, torch.float32))
+    if k.dim() == 3:
+        k = resize_freq_embed(k, size, mode)
+    return F.relu(k).expand(*size, channels)
+
+
 def heat_decay(k: Tensor) -> Tensor:
     """What is left of each frequency after conduction, ``exp(-(wn^2 + wm^2)) ** k``.
 
     Args:
-        k: Diffusivity times time of shape (H, W, C), not negative.
+        k: Diffusivity times time of shape (H, W, C), not negative; any number of axes before C.
 
     Returns:
-        Decay of shape (H, W, C) in [0, 1], float32 or wider; 1 at n = m = 0 even if k is infinite.
+        Decay of the same shape in [0, 1], float32 or wider; 1 at n = m = 0 even if k is infinite.
     """
     k = k.to(torch.promote_types(k.dtype, torch.float32))
     # Infinity times the frequency 0 would be NaN, in the decay and in its gradient.
     k = k.clamp(max=torch.finfo(k.dtype).max)
-    return torch.exp(k * -squared_frequencies(k.size(0), k.size(1), k)[..., None])
+    return torch.exp(k * -squared_frequencies(k.shape[:-1], k)[..., None])
 
 
 def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
-    """Let the heat of a map spread: DCT, decay, inverse DCT.
+    """Let the heat of a map, a signal or a volume spread: DCT, decay, inverse DCT.
 
     Args:
-        x: Initial temperature of shape (B, H, W, C), floating point.
-        k: Diffusivity times time of shape (H, W, C), not negative. 0 leaves a frequency as it
-            is, a large or infinite value removes it; the mean of the map (n = m = 0) always stays.
+        x: Initial temperature of shape (B, H, W, C), floating point. Of a signal it is (B, L, C),
+            of a volume (B, D, H, W, C), and so on.
+        k: Diffusivity times time of shape (H, W, C), not negative: ``x`` without the batch. 0
+            leaves a frequency as it is, a large or infinite value removes it; the mean of the map
+            (n = m = 0) always stays.
 
     Returns:
-        Temperature after conduction, shape (B, H, W, C), of ``x``'s dtype (under autocast, of
-        autocast's).
+        Temperature after conduction, of ``x``'s shape and dtype (under autocast, of autocast's).
 
     Raises:
         ValueError: If the shapes do not fit each other.
@@ -115,8 +142,42 @@ def heat_conduction(x: Tensor, k: Tensor) -> Tensor:
         >>> x = torch.randn(1, 6, 9, 4)
         >>> torch.allclose(heat_conduction(x, torch.zeros(6, 9, 4)), x, atol=1e-5)
         True
+        >>> heat_conduction(torch.randn(1, 100, 4), torch.ones(100, 4)).shape
+        torch.Size([1, 100, 4])
     """
-    return conduct(x, heat_decay(k))
+    if x.dim() == 4:
+        return conduct(x, heat_decay(k))
+    if x.dim() < 3 or x.shape[1:] != k.shape:
+        raise ValueError(
+            'heat conduction wants x (B, H, W, C) and one value for each (H, W, C), with one axis '
+            f'or more in the place of H and W, got {tuple(x.shape)} and {tuple(k.shape)}'
+        )
+    return conduct_along_axes(x, heat_decay(k))
+
+
+def conduct_along_axes(x: Tensor, decay: Tensor) -> Tensor:
+    """Conduct heat along any number of axes, by one matrix product for each, there and back.
+
+    Args:
+        x: Initial temperature of shape (B, ..., C).
+        decay: What is left of each frequency, of the same shape without B.
+
+    Returns:
+        Temperature after conduction, as of :func:`heat_conduction`.
+    """
+    x = x.to(compute_dtype(x))
+    axes = range(1, x.dim() - 1)
+    for axis in axes:
+        x = _along(x, axis, analysis_basis(x.size(axis), x))
+    x = x * decay.to(x.dtype)
+    for axis in axes:
+        x = _along(x, axis, synthesis_basis(x.size(axis), x))
+    return x
+
+
+def _along(x: Tensor, axis: int, basis: Tensor) -> Tensor:
+    """Apply a matrix (N, N) along an axis of length N."""
+    return (x.transpose(axis, -1) @ basis.T).transpose(axis, -1)
 
 
 def conduct(x: Tensor, decay: Tensor, plain: bool | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from mmvheat.checkpoint import classifier_state, find_state_dict
 from mmvheat.checkpoint.describe import arch_in_words
 from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM
 from mmvheat.errors import UserError
-from mmvheat.layers import Downsample, Stem
+from mmvheat.layers import Downsample, PatchEmbed, Stem
 from mmvheat.models import PUBLISHED_CLASSIFIERS, VHeat
 from mmvheat.models.arch import VHeatArch
 from mmvheat.models.vheat import VHeatStage
@@ -34,7 +34,7 @@ __all__ = ['VHeatForTimm', 'vheat_base', 'vheat_small', 'vheat_tiny']
 _STAGE = re.compile(rf'{re.escape(BACKBONE)}(?:layers|freq_embed)\.([0-9]+)')
 
 # Their control flow depends on shapes, which torch.fx cannot follow: it calls them as they are.
-for _module in (Stem, Downsample, VHeatStage):
+for _module in (Stem, PatchEmbed, Downsample, VHeatStage):
     register_notrace_module(_module)
 
 
@@ -86,7 +86,11 @@ class VHeatForTimm(nn.Module):
             self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
         self.num_features = dims[-1]
         self.feature_info = [
-            {'num_chs': dim, 'reduction': 2 ** (2 + i), 'module': f'backbone.layers.{i}'}
+            {
+                'num_chs': dim,
+                'reduction': self.backbone.arch.strides[i],
+                'module': f'backbone.layers.{i}',
+            }
             for i, dim in enumerate(dims)
         ]
         if isinstance(self.head.fc, nn.Linear):

@@ -73,7 +73,7 @@ def radial_profile(values: np.ndarray, bins: int | None = None) -> tuple[np.ndar
     """
     height, width = values.shape
     bins = max(height, width) // 2 + 1 if bins is None else bins
-    squared = squared_frequencies(height, width, torch.empty(0, dtype=torch.float64))
+    squared = squared_frequencies((height, width), torch.empty(0, dtype=torch.float64))
     radius = squared.sqrt().numpy().ravel()
     ring = np.minimum((radius * (bins / max(radius.max(), 1e-9))).astype(int), bins - 1)
     count = np.bincount(ring, minlength=bins)

@@ -90,7 +90,7 @@ def test_the_page_has_every_config_and_every_figure():
 
 def test_the_table_in_the_package_says_the_same():
     """What is downloaded and cited without the configs at hand."""
-    assert list(PUBLISHED_CLASSIFIERS) == list(ARCHS)
+    assert set(PUBLISHED_CLASSIFIERS) <= set(ARCHS)
     for arch, published in PUBLISHED_CLASSIFIERS.items():
         model = MODELS[f'vheat-{arch}_16xb128_in1k']
         (result,) = model['Results']

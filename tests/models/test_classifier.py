@@ -109,7 +109,7 @@ def test_its_arguments_build_it_again(arguments):
     assert again.backbone.arch == model.backbone.arch
 
 
-def test_the_three_archs_keep_their_names():
+def test_named_archs_keep_their_names():
     with torch.device('meta'):
         assert [VHeatClassifier(value).arguments()['arch'] for value in ARCHS.values()] == [*ARCHS]
 

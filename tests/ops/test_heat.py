@@ -12,7 +12,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from mmvheat.ops import conduct, dct_basis, heat, heat_conduction, heat_decay
-from mmvheat.ops.heat import conduct_by_rows, rows_are_faster
+from mmvheat.ops.heat import conduct_along_axes, conduct_by_rows, rows_are_faster
 from mmvheat.ops.reference import heat_conduction_reference
 
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]
@@ -270,7 +270,45 @@ def test_rows_begin_at_192_columns_in_bfloat16(dtype, width, monkeypatch):
     assert not taken
 
 
+@pytest.mark.parametrize('size', [(1,), (9,), (5, 4), (2, 1, 5), (3, 4, 2), (2, 1, 3, 2)])
+def test_any_number_of_axes_agrees_with_the_reference_and_scipy(size):
+    """Signals, maps by the general way, volumes; backward too."""
+    x = torch.randn(2, *size, 3, dtype=torch.float64, requires_grad=True)
+    k = torch.rand(*size, 3, dtype=torch.float64, requires_grad=True)
+    axes = tuple(range(1, 1 + len(size)))
+    squared = sum(
+        f**2 for f in np.meshgrid(*(np.arange(n) * math.pi / n for n in size), indexing='ij')
+    )
+    decay = np.exp(-squared)[..., None] ** k.detach().numpy()
+    truth = idctn(
+        dctn(x.detach().numpy(), axes=axes, norm='ortho') * decay, axes=axes, norm='ortho'
+    )
+    reference = heat_conduction_reference(x, k)
+    torch.testing.assert_close(reference.detach(), torch.from_numpy(truth), atol=1e-12, rtol=0)
+    seed = torch.randn_like(reference)
+    expected = torch.autograd.grad(reference, (x, k), seed)
+    for way in (heat_conduction, lambda x, k: conduct_along_axes(x, heat_decay(k))):
+        out = way(x, k)
+        torch.testing.assert_close(out, reference, atol=1e-12, rtol=0)
+        for grad, wanted in zip(torch.autograd.grad(out, (x, k), seed), expected, strict=True):
+            torch.testing.assert_close(grad, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize('size', [(41,), (6, 7, 8)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_signals_and_volumes_keep_their_dtype(size, dtype):
+    x, k = torch.randn(2, *size, 4).to(dtype), torch.rand(*size, 4)
+    out = heat_conduction(x, k)
+    assert out.dtype == dtype
+    atol = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(out.double(), heat_conduction_reference(x, k), atol=atol, rtol=0)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert heat_conduction(x, k).dtype == torch.bfloat16
+
+
 def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r'in the place of H and W, got \(1, 4, 2\) and \(5, 2\)$'):
+        heat_conduction(torch.zeros(1, 4, 2), torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r'got \(1, 4, 5, 2\) and \(5, 4, 2\)$'):
         heat_conduction(torch.zeros(1, 4, 5, 2), torch.zeros(5, 4, 2))
     with pytest.raises(ValueError, match=r'x \(B, H, W, C\) and one .* got \(4, 5, 2\)'):

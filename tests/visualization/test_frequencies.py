@@ -42,7 +42,7 @@ def test_the_spectrum_shows_what_a_map_consists_of() -> None:
 
 @pytest.mark.parametrize('size', [(8, 8), (3, 17), (1, 6), (1, 1)])
 def test_a_profile_of_a_function_of_the_length_is_that_function(size: tuple[int, int]) -> None:
-    length = squared_frequencies(*size, torch.empty(0, dtype=torch.float64)).sqrt().numpy()
+    length = squared_frequencies(size, torch.empty(0, dtype=torch.float64)).sqrt().numpy()
     frequency, mean = radial_profile(3 * length + 1)
     np.testing.assert_allclose(mean, 3 * frequency + 1)
     assert (np.diff(frequency) > 0).all() and frequency[0] < np.pi / max(size) * 2

@@ -21,7 +21,10 @@ CLASSES = 1000
 DETECTION_EMBEDDINGS = 512
 
 # Micro is for trying the benchmarks out.
-_ARCHS = {'micro': VHeatArch(depths=(1, 1, 1, 1), dims=16), **ARCHS}
+_ARCHS = {
+    'micro': VHeatArch(depths=(1, 1, 1, 1), dims=16),
+    **{name: ARCHS[name] for name in ('tiny', 'small', 'base')},
+}
 _TIMM = {'swin': 'swin_{}_patch4_window7_224', 'convnext': 'convnext_{}'}
 _TIMM_MICRO = {
     'swin': {'embed_dim': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)},
