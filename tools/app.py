@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         from heat_page.models import load_models
 
         home = Path.cwd() if args.config else TOP
+        # Also a page that was started in the background, where Ctrl-C is ignored, cleans up.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         page = Page(Answers(load_models(pairs, check_device(args.device), home)))
         print(f'page: {page.serve(args.host, args.port)} (Ctrl-C ends it)', flush=True)
         try:

@@ -523,8 +523,9 @@ def test_a_port_that_is_taken(url: str, models: list[ShownModel]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('ending', [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_this_machine_alone_and_cleans_up(
-    pairs: list[tuple[str, str]], tiny_data: Path, tmp_path: Path
+    ending: signal.Signals, pairs: list[tuple[str, str]], tiny_data: Path, tmp_path: Path
 ) -> None:
     httpx = pytest.importorskip('httpx')
     pytest.importorskip('gradio')
@@ -536,7 +537,14 @@ def test_the_command_serves_this_machine_alone_and_cleans_up(
     command = [sys.executable, ROOT / 'tools' / 'app.py', '--device', 'cpu']
     command += ['--config', config, '--checkpoint', checkpoint]
     process = subprocess.Popen(
-        command, cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=here,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         lines = iter(process.stdout.readline, '')
@@ -546,7 +554,7 @@ def test_the_command_serves_this_machine_alone_and_cleans_up(
         port = int(url.rstrip('/').rpartition(':')[2])
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(('127.0.0.2', port), timeout=5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         out, error = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -239,7 +238,7 @@ def _served(models: Sequence[tuple[str, str]]) -> Iterator[str]:
                 raise UserError(f'tools/app.py ended with status {process.wait()}')
             yield said.split()[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def visualize(what: str, *options: object) -> bytes:
