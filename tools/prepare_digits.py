@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from data_tool import making
 from digits import DigitsSpec, prepare_digits
+from digits.making import making
 
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from data_tool import making
+from digits.making import making
 from digits.prepare import make_once
 
 from mmvheat.cli.arguments import OneLineParser

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data_tool import making
+from digits.making import making
 from stamps import STAMPS, StampsSpec, prepare_stamps
 
 from mmvheat.cli.arguments import OneLineParser

@@ -40,7 +40,9 @@ class ConfigFacts:
 
 
 def _facts(kind: str, arch: str, classes: int, size: int, pretrained: str | None) -> ConfigFacts:
-    return ConfigFacts(kind, (ARCHS | {'mini': _MINI, 'mini_32px': _MINI_32PX})[arch], classes, size, pretrained)
+    return ConfigFacts(
+        kind, (ARCHS | {'mini': _MINI, 'mini_32px': _MINI_32PX})[arch], classes, size, pretrained
+    )
 
 
 # A table, for reading all configs takes mmengine ten seconds; a test holds it to the files.

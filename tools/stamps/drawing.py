@@ -1,7 +1,7 @@
 """Draw stamps: read one, turn and shrink it, lay it on a ground."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ _SIDE = 160
 _LEAST = 0.02
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_stamp(path: Path) -> np.ndarray:
     """Read a stamp, shrunk to at most 160 pixels.
 

@@ -77,6 +77,4 @@ def prepare_stamps(
             'parameters': asdict(spec),
         }
 
-    return make_once(
-        root, ('cls', 'scenes', 'LICENSE.txt'), spec.fingerprint(stamps), build, force
-    )
+    return make_once(root, ('cls', 'scenes', 'LICENSE.txt'), spec.fingerprint(stamps), build, force)

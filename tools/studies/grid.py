@@ -183,9 +183,7 @@ def _rates(rates: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             _LR: rate,
-            'optim_wrapper.paramwise_cfg': dict(
-                custom_keys=dict(backbone=dict(lr_mult=part))
-            ),
+            'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(backbone=dict(lr_mult=part))),
         }
         for rate in rates
         for part in (1.0, 0.25)

@@ -76,7 +76,7 @@ def _end_with_parent() -> None:
 
 
 def build_config(task: Task) -> Config:
-    """Make the config of a run: without its seed, its folder and its start, which are no part of it.
+    """Make the config of a run, without its seed, its folder and its start.
 
     Args:
         task: The run.

@@ -66,5 +66,7 @@ def making(data_root: str, task: str, unit: str) -> Iterator[Making]:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt('the data root is as it was') from stop
     seconds = time.perf_counter() - start
-    what = f'made {data_set.made} {unit} in {seconds:.0f} s' if data_set.made else 'already complete'
+    what = (
+        f'made {data_set.made} {unit} in {seconds:.0f} s' if data_set.made else 'already complete'
+    )
     console.print(f'{data_set.root}: {what}', highlight=False, soft_wrap=True)
