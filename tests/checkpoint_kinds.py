@@ -35,6 +35,14 @@ def backbone(name: str = 'tiny_like') -> State:
     return {k: v for k, v in golden_state(name).items() if not k.startswith('classifier')}
 
 
+@cache
+def variant(**options: object) -> State:
+    """A small backbone of a variant, see `mmvheat.models.VHeatArch`."""
+    from mmvheat.models import VHeat
+
+    return VHeat(dict(depths=(1, 2), dims=8, **options), img_size=64, out_indices=-1).state_dict()
+
+
 def detector(name: str = 'tiny_like', classes: int = 10) -> State:
     """A Mask R-CNN, its neck and heads shrunken to a few tensors."""
     return {

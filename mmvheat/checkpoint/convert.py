@@ -306,12 +306,11 @@ class _Model:
                     )
 
     def guessed_size(self) -> Size:
-        """Guess the size of the images that the first stage's spectra are made for."""
-        name, shape = next(
-            (name, tensor.shape) for name, (stage, tensor) in self.spectra.items() if stage == 0
-        )
-        height, width = spectrum_size(name, shape)
-        return self.stem_stride * height, self.stem_stride * width
+        """Guess the size of the images that the first of the spectra is made for."""
+        name, (stage, spectrum) = next(iter(self.spectra.items()))
+        height, width = spectrum_size(name, spectrum.shape)
+        stride = self.stem_stride * 2**stage
+        return stride * height, stride * width
 
     def rename(self, form: str | None = None) -> tuple[dict[str, str], dict[str, str]]:
         """Decide on every tensor: the new names by the old ones, and why others are dropped."""

@@ -25,7 +25,7 @@ from .names import (
     find_variant,
 )
 
-__all__ = ['fold_state_dict']
+__all__ = ['check_linear', 'fold_state_dict']
 
 
 def fold_state_dict(
@@ -69,7 +69,7 @@ def fold_state_dict(
         if match := TO_K_WEIGHT.fullmatch(own):
             embed = state[f'{BACKBONE}{embedding_name(int(match[1]))}']
             bias = state.get(f'{operator}to_k.0.bias')
-            _check_linear(name, tensor, bias, embed)
+            check_linear(name, tensor, bias, embed)
             embed = resize_freq_embed(embed, map_size(match))
             folded[f'{operator}k_exp'] = heat_decay(predict_diffusivity(embed, tensor, bias))
         elif match := MIXER.fullmatch(own):
@@ -89,8 +89,12 @@ def fold_state_dict(
     return folded
 
 
-def _check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor) -> None:
-    """Check that the layer that predicts the diffusivity fits its embedding."""
+def check_linear(name: str, weight: Tensor, bias: Tensor | None, embed: Tensor) -> None:
+    """Check that the layer that predicts the diffusivity fits its embedding.
+
+    Raises:
+        UserError: If it does not.
+    """
     dim = embed.size(2)
     shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (weight, bias)]
     if shapes != [(dim, dim), (dim,)] or not weight.dtype == bias.dtype == embed.dtype:

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmvheat.errors import UserError
 
 from .convert import rename
+from .fold import check_linear
 from .names import BACKBONE, EMBEDDING, TO_K_WEIGHT, embedding_name
 
 __all__ = ['learn_diffusivity']
@@ -46,10 +47,9 @@ def learn_diffusivity(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = name.removeprefix(BACKBONE)
         if match := TO_K_WEIGHT.fullmatch(own):
             operator = name.removesuffix('to_k.0.weight')
-            embed = state.get(f'{BACKBONE}{embedding_name(int(match[1]))}')
+            embed = state[f'{BACKBONE}{embedding_name(int(match[1]))}']
             bias = state.get(f'{operator}to_k.0.bias')
-            if embed is None or bias is None:
-                raise UserError(f'{name} is there without its bias or its frequency embedding')
+            check_linear(name, tensor, bias, embed)
             learned[f'{operator}mixer.k'] = F.linear(embed, tensor, bias)
         elif '.op.to_k.' not in own and not EMBEDDING.fullmatch(own):
             learned[name] = tensor

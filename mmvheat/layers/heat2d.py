@@ -7,7 +7,14 @@ from mmvheat.ops import conduct, gated_linear, heat_decay, linear, predict_diffu
 
 from .mixers import CosineMixer, check_mixer, make_mixer
 
-__all__ = ['Heat2D', 'HeatVariant2D', 'Linear', 'make_operator']
+__all__ = [
+    'FilterOperator2D',
+    'Heat2D',
+    'HeatVariant2D',
+    'Linear',
+    'make_operator',
+    'operator_around',
+]
 
 
 class Linear(nn.Linear):
@@ -89,19 +96,15 @@ class Heat2D(nn.Module):
         # Views: the blocks' maps are channels-last, a convolution takes channels first.
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         u, z = self.linear(x, plain).chunk(2, dim=-1)
-        u = self.mix(u, freq_embed, decay, plain)
+        u = conduct(u, self.decay_for(x, freq_embed, decay), plain)
         norm, out = self.out_norm, self.out_linear
         return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
 
-    def mix(
-        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
-    ) -> Tensor:
-        """Conduct the heat u (B, H, W, C); arguments as of :meth:`forward`."""
+    def decay_for(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None) -> Tensor:
+        """Find the decay (H, W, C) for a map; arguments as of :meth:`forward`."""
         if self.k_exp is not None:
-            decay = self.k_exp
-        elif decay is None:
-            decay = self.decay(freq_embed)
-        return conduct(u, decay, plain)
+            return self.k_exp
+        return self.decay(freq_embed) if decay is None else decay
 
     def fold(self, freq_embed: Tensor) -> None:
         """Keep the decay for one size of a map, ``k_exp``, instead of what it follows from.
@@ -115,13 +118,43 @@ class Heat2D(nn.Module):
 
 
 class HeatVariant2D(Heat2D):
-    """The operator with something else in the place of vHeat's conduction.
+    """The operator with a decay, or any other factors of frequencies, that it has itself.
 
     It needs no frequency embedding from outside.
 
     Args:
         dim: Channels.
-        mixer: What mixes the positions of a map, of :mod:`mmvheat.layers.mixers`.
+        mixer: What has the factors, of :mod:`mmvheat.layers.mixers`.
+        dwconv: Whether there is the convolution.
+    """
+
+    def __init__(self, dim: int, mixer: CosineMixer, dwconv: bool = True) -> None:
+        super().__init__(dim, dwconv)
+        self.to_k = None
+        self.mixer = mixer
+
+    def decay_for(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None) -> Tensor:
+        """Compute the factors (H, W, C) for a map; the embedding and the decay are not used."""
+        return self.mixer.spectrum((x.size(1), x.size(2))) if self.k_exp is None else self.k_exp
+
+    def fold_for(self, size: tuple[int, int]) -> None:
+        """Keep the factors for one size of a map, ``k_exp``, in the place of the mixer.
+
+        Args:
+            size: Height and width of the map.
+        """
+        with torch.no_grad():
+            spectrum = self.mixer.spectrum(size).clone()
+        self.k_exp = nn.Parameter(spectrum, requires_grad=False)
+        self.mixer = None
+
+
+class FilterOperator2D(Heat2D):
+    """The operator with another filter in the place of conduction, or with none.
+
+    Args:
+        dim: Channels.
+        mixer: The filter, of :mod:`mmvheat.layers.mixers`.
         dwconv: Whether there is the convolution.
     """
 
@@ -130,29 +163,31 @@ class HeatVariant2D(Heat2D):
         self.to_k = None
         self.mixer = mixer
 
-    def mix(
-        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
+    def forward(
+        self,
+        x: Tensor,
+        freq_embed: Tensor | None = None,
+        decay: Tensor | None = None,
+        plain: bool | None = None,
     ) -> Tensor:
-        """Mix u (B, H, W, C); the embedding and the decay are not used."""
-        if self.k_exp is not None:
-            return conduct(u, self.k_exp, plain)
-        return self.mixer(u, plain)
+        """Filter a map (B, H, W, C); the embedding and the decay are not used."""
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        u, z = self.linear(x, plain).chunk(2, dim=-1)
+        norm, out = self.out_norm, self.out_linear
+        u = self.mixer(u)
+        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
 
-    def fold_for(self, size: tuple[int, int]) -> None:
-        """Keep the spectrum for one size of a map, ``k_exp``, in the place of the mixer.
 
-        Args:
-            size: Height and width of the map.
+def operator_around(dim: int, mixer: nn.Module, dwconv: bool = True) -> Heat2D:
+    """Make an operator around a mixer of :mod:`mmvheat.layers.mixers`.
 
-        Raises:
-            ValueError: If the mixer has none.
-        """
-        if not isinstance(self.mixer, CosineMixer):
-            raise ValueError(f'{type(self.mixer).__name__} has no cosine spectrum to fold')
-        with torch.no_grad():
-            spectrum = self.mixer.spectrum(size).clone()
-        self.k_exp = nn.Parameter(spectrum, requires_grad=False)
-        self.mixer = None
+    Args:
+        dim: Channels.
+        mixer: The mixer.
+        dwconv: Whether there is the depth-wise convolution.
+    """
+    kind = HeatVariant2D if isinstance(mixer, CosineMixer) else FilterOperator2D
+    return kind(dim, mixer, dwconv)
 
 
 def make_operator(
@@ -179,4 +214,4 @@ def make_operator(
     check_mixer(operator, diffusivity, k)
     if (operator, diffusivity) == ('heat', 'predicted'):
         return Heat2D(dim, dwconv)
-    return HeatVariant2D(dim, make_mixer(dim, size, operator, diffusivity, k), dwconv)
+    return operator_around(dim, make_mixer(dim, size, operator, diffusivity, k), dwconv)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .heat2d import HeatVariant2D
+from .heat2d import operator_around
 from .mixers import make_mixer
 
 __all__ = ['HeatConduction2d']
@@ -15,8 +15,7 @@ class HeatConduction2d(nn.Module):
 
     It is vHeat's operator (arXiv 2405.16555, Sec. 3.3) with a frequency embedding of its own, in
     the place of attention. With ``projections=False`` it is the conduction alone, every channel for
-    itself, in the place of a depth-wise convolution. Positions need no embedding beside it: where
-    heat spreads from the border, it is reflected.
+    itself, in the place of a depth-wise convolution. ``docs/plug_and_play.md`` has examples.
 
     Args:
         dim: Channels.
@@ -63,7 +62,7 @@ class HeatConduction2d(nn.Module):
         self.dim = dim
         self.channels_first = channels_first
         mixer = make_mixer(dim, height_width, operator, diffusivity, k)
-        self.mix = HeatVariant2D(dim, mixer, dwconv) if projections else mixer
+        self.mix = operator_around(dim, mixer, dwconv) if projections else mixer
 
     def forward(self, x: Tensor) -> Tensor:
         """Conduct heat over a map.

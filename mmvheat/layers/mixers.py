@@ -50,15 +50,9 @@ class CosineMixer(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, x: Tensor, plain: bool | None = None) -> Tensor:
-        """Mix a map (B, H, W, C).
-
-        Args:
-            x: The map.
-            plain: Whether it and the weights are ordinary tensors, if known.
-        """
-        spectrum = self.spectrum((x.size(1), x.size(2)))
-        return conduct(x, spectrum, plain)
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a map (B, H, W, C)."""
+        return conduct(x, self.spectrum((x.size(1), x.size(2))))
 
 
 class PredictedDiffusivity(CosineMixer):
@@ -108,9 +102,13 @@ class GivenDiffusivity(CosineMixer):
         with torch.no_grad():
             self.k.abs_()
 
+    def diffusivity(self, size: tuple[int, int], mode: str = 'bicubic') -> Tensor:
+        """Fit the diffusivity to a map, see :func:`mmvheat.ops.given_diffusivity`."""
+        return given_diffusivity(self.k, size, self.dim, mode)
+
     def spectrum(self, size: tuple[int, int]) -> Tensor:
         """Compute the decay (H, W, C) of a map of this height and width."""
-        return heat_decay(given_diffusivity(self.k, size, self.dim))
+        return heat_decay(self.diffusivity(size))
 
 
 class DctFilter(CosineMixer):
@@ -148,26 +146,16 @@ class GlobalFilter(nn.Module):
         with torch.no_grad():
             self.global_filter[..., 0] += 1
 
-    def forward(self, x: Tensor, plain: bool | None = None) -> Tensor:
-        """Mix a map (B, H, W, C).
-
-        Args:
-            x: The map.
-            plain: Not used.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a map (B, H, W, C)."""
         return filter_globally(x, resize_global_filter(self.global_filter, tuple(x.shape[1:3])))
 
 
 class NoMixing(nn.Module):
     """The identity: positions are mixed by the depth-wise convolution alone."""
 
-    def forward(self, x: Tensor, plain: bool | None = None) -> Tensor:
-        """Return ``x``.
-
-        Args:
-            x: Map of any shape.
-            plain: Not used.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``, a map of any shape."""
         return x
 
 

@@ -18,7 +18,6 @@ from torch import Size, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvheat.errors import UserError
-from mmvheat.ops import freq_embed_size
 
 from .vheat import VHeat
 
@@ -88,7 +87,7 @@ def _spectral_products(backbone: VHeat, size: tuple[int, int]) -> float:
     """Count the multiply-adds in which the blocks multiply frequencies by their factors."""
     arch, flops = backbone.arch, 0.0
     for i, stage in enumerate(backbone.layers[: max(backbone.out_indices) + 1]):
-        height, width = freq_embed_size(size, i, arch.patch_size)
+        height, width = backbone.map_size(size, i)
         # A product without a sum is half of one, a complex product is three.
         factors = {'global_filter': 3 * height * (width // 2 + 1), 'identity': 0}
         each = factors.get(arch.operator, height * width / 2)

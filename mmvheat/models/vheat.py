@@ -107,7 +107,7 @@ class VHeat(BaseModule):
             self.patch_embed = PatchEmbed(in_channels, arch.dims[0], arch.patch_size)
         else:
             self.patch_embed = Stem(in_channels, arch.dims[0])
-        sizes = [self._map_size(self.img_size, i) for i in range(num_stages)]
+        sizes = [self.map_size(self.img_size, i) for i in range(num_stages)]
         self.freq_embed: nn.ParameterList | None = None
         if arch.has_embeddings:
             self.freq_embed = nn.ParameterList(
@@ -255,7 +255,7 @@ class VHeat(BaseModule):
             )
         size = self.img_size if image_size is None else _image_size(image_size)
         for i, stage in enumerate(self.layers):
-            map_size = self._map_size(size, i)
+            map_size = self.map_size(size, i)
             if self.freq_embed is None:
                 for block in stage.blocks():
                     block.op.fold_for(map_size)
@@ -319,8 +319,13 @@ class VHeat(BaseModule):
             layer = last
         return layer, last + 1
 
-    def _map_size(self, image_size: tuple[int, int], stage: int) -> tuple[int, int]:
-        """Tell the size of a stage's map."""
+    def map_size(self, image_size: tuple[int, int], stage: int) -> tuple[int, int]:
+        """Tell the size of a stage's map.
+
+        Args:
+            image_size: Height and width of the images.
+            stage: Index of the stage, from 0.
+        """
         return freq_embed_size(image_size, stage, self.arch.patch_size)
 
     def _kept_decays(self, x: Tensor, stages: 'Sequence[VHeatStage]') -> 'list[StageDecays | None]':

@@ -62,7 +62,7 @@ def squared_frequencies(size: Sequence[int], like: Tensor) -> Tensor:
     def make() -> Tensor:
         squared = torch.zeros((), dtype=torch.float64, device=like.device)
         for length in size:
-            n = torch.arange(length, dtype=torch.float64, device=like.device) * (math.pi / length)
+            n = torch.arange(length, dtype=torch.float64, device=like.device) * math.pi / length
             squared = squared[..., None] + n.square()
         return squared.to(dtype)
 
@@ -86,7 +86,9 @@ def predict_diffusivity(freq_embed: Tensor, weight: Tensor, bias: Tensor) -> Ten
         return F.relu(F.linear(freq_embed.to(dtype), weight.to(dtype), bias.to(dtype)))
 
 
-def given_diffusivity(k: Tensor, size: tuple[int, int], channels: int) -> Tensor:
+def given_diffusivity(
+    k: Tensor, size: tuple[int, int], channels: int, mode: str = 'bicubic'
+) -> Tensor:
     """Diffusivity from values that are learned or fixed themselves, ``relu(k)``, for any map.
 
     Args:
@@ -94,13 +96,14 @@ def given_diffusivity(k: Tensor, size: tuple[int, int], channels: int) -> Tensor
             frequency embedding is; one for each channel (C,); or one for all ().
         size: Height H and width W of the map.
         channels: Channels C of the map.
+        mode: How to fit it, see :func:`.freq_embed.resize_freq_embed`.
 
     Returns:
         Diffusivity of shape (H, W, C), not negative, at least float32.
     """
     k = k.to(torch.promote_types(k.dtype, torch.float32))
     if k.dim() == 3:
-        k = resize_freq_embed(k, size)
+        k = resize_freq_embed(k, size, mode)
     return F.relu(k).expand(*size, channels)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmvheat.errors import UserError
 from mmvheat.layers import HeatBlock
 from mmvheat.models import VHeat
-from mmvheat.ops import freq_embed_size, resize_freq_embed
+from mmvheat.ops import resize_freq_embed
 from mmvheat.ops.heat import squared_frequencies
 
 __all__ = [
@@ -90,17 +90,24 @@ def block_diffusivity(
         Diffusivity of shape (H, W, C), in pixels of the map squared, not negative.
 
     Raises:
-        UserError: If there is no such block, the backbone is folded for another size, or the mode
-            cannot fit the embedding.
+        UserError: If there is no such block, its operator is not heat, the backbone is folded for
+            another size, or the mode cannot fit the embedding.
     """
     operator = find_block(backbone, stage, block).op
     stage %= len(backbone.layers)
     size = image_size or backbone.folded_for or backbone.img_size
+    if backbone.arch.operator != 'heat':
+        raise UserError(
+            f'operator={backbone.arch.operator!r} has no diffusivity: give a model whose operator '
+            'is heat'
+        )
     with torch.no_grad():
         if backbone.folded_for is None:
-            embed, target = backbone.freq_embed[stage], freq_embed_size(size, stage)
+            target = backbone.map_size(size, stage)
             try:
-                embed = resize_freq_embed(embed, target, mode)
+                if backbone.freq_embed is None:
+                    return operator.mixer.diffusivity(target, mode)
+                embed = resize_freq_embed(backbone.freq_embed[stage], target, mode)
             except ValueError as error:
                 raise UserError(str(error)) from error
             return operator.diffusivity(embed)

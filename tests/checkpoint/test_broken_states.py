@@ -4,7 +4,15 @@ import random
 
 import pytest
 import torch
-from checkpoint_kinds import backbone, detector, folded_as_published, mmpretrain, published, wrapped
+from checkpoint_kinds import (
+    backbone,
+    detector,
+    folded_as_published,
+    mmpretrain,
+    published,
+    variant,
+    wrapped,
+)
 
 from mmvheat.checkpoint import (
     FORMS,
@@ -13,6 +21,7 @@ from mmvheat.checkpoint import (
     describe_checkpoint,
     find_state_dict,
     fold_state_dict,
+    learn_diffusivity,
 )
 from mmvheat.errors import UserError
 from mmvheat.ops import FREQ_EMBED_MODES
@@ -24,6 +33,9 @@ SOURCES = (
     detector,
     folded_as_published,
     lambda: wrapped(published(), counter='steps'),
+    lambda: variant(diffusivity='learned'),
+    lambda: variant(diffusivity='fixed', k=1.0),
+    lambda: variant(operator='global_filter'),
 )
 DTYPES = (
     torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float16, torch.bfloat16,
@@ -33,7 +45,8 @@ NAMES = (
     '', '.', 'freq_embed.', 'freq_embed.01', 'freq_embed.\u0663', 'freq_embed.1\u0663',
     'freq_embed.²', 'freq_embed.9999', 'freq_embed.' + '9' * 5000, 'layers.0.0.op.',
     'layers.7.0.op.x', 'layers.0.' + '9' * 5000 + '.op.x', 'layers.0.0.op.k_exp',
-    'layers.0.0.op.to_k.0.weight', 'a\nb', 'module', 'module.module', 'steps', 'classifier.',
+    'layers.0.0.op.to_k.0.weight', 'layers.0.0.op.mixer.k', 'layers.0.9.op.mixer.global_filter',
+    'a\nb', 'module', 'module.module', 'steps', 'classifier.',
     'classifier.0', 'classifier.9.weight', 'head', 'head.', 'backbone', 'backbone.',
     'backbone.freq_embed.0', 'x.layers.0.0.op.y', 'module.freq_embed.0', '_orig_mod.freq_embed.0',
     'x' * 10**5, '.'.join('ab' * 10**4),
@@ -72,7 +85,9 @@ def broken_state(seed):
     plain = dict(state)
     for _ in range(rng.randint(1, 3)):
         names = [name for name in plain if name in state]
-        central = [name for name in names if 'freq_embed' in name or 'to_k' in name]
+        central = [
+            name for name in names if any(part in name for part in ('freq_embed', 'to_k', 'mixer'))
+        ]
         name = rng.choice(rng.choice([names, central or names]))
         change = rng.choice(['drop', 'tensor', 'tensor', 'name', 'value', 'key', 'prefix'])
         if change == 'drop':
@@ -103,6 +118,7 @@ def attempts(state, rng):
         lambda: describe_checkpoint(checkpoint),
         lambda: as_mmengine_checkpoint(checkpoint),
         lambda: fold_state_dict(find_state_dict(checkpoint).tensors, (64, 33)),
+        lambda: learn_diffusivity(find_state_dict(checkpoint).tensors),
         *change,
     ]
 
@@ -121,4 +137,4 @@ def test_broken_states(share):
                 assert text and '\n' not in text and len(text) < 600, (seed, text[:600])
             except Exception as error:
                 raise AssertionError(f'seed {seed}') from error
-    assert 0 < refused < 25 * 7
+    assert 0 < refused < 25 * 8

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.layers import Heat2D
-from mmvheat.layers.heat2d import HeatVariant2D, make_operator
+from mmvheat.layers.heat2d import FilterOperator2D, HeatVariant2D, make_operator
 from mmvheat.layers.mixers import make_mixer
 from mmvheat.ops.reference import (
     dct_filter_reference,
@@ -119,18 +119,13 @@ def test_a_folded_operator_computes_the_same(variant, size):
     torch.testing.assert_close(operator(x), expected, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize('variant', ['global_filter', 'identity'])
-def test_what_has_no_cosine_spectrum_cannot_be_folded(variant):
-    with pytest.raises(ValueError, match='has no cosine spectrum to fold'):
-        make_operator(DIM, (3, 3), **VARIANTS[variant]).fold_for((3, 3))
-
-
 def test_the_operator_is_chosen_once():
     assert type(make_operator(DIM, (3, 3))) is Heat2D
     for name, options in VARIANTS.items():
         if name != 'predicted':
             operator = make_operator(DIM, (3, 3), **options, dwconv=False)
-            assert type(operator) is HeatVariant2D and operator.to_k is None
+            filters = name in ('global_filter', 'identity')
+            assert type(operator) is (FilterOperator2D if filters else HeatVariant2D)
             names = {key.split('.')[0] for key in operator.state_dict()} - {'mixer'}
             assert names == {'linear', 'out_norm', 'out_linear'}
 

@@ -1,5 +1,8 @@
 """The variants of the backbone: names, any size, loading, folding, counting, bad options."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
@@ -192,7 +195,7 @@ def test_only_what_predicts_can_be_learned_from(variant):
         learn_diffusivity(build(variant).state_dict())
     broken = build().state_dict()
     del broken['layers.0.0.op.to_k.0.bias']
-    with pytest.raises(UserError, match='layers.0.0.op.to_k.0.weight is there without its bias'):
+    with pytest.raises(UserError, match='layers.0.0.op.to_k.0.weight and its bias are .* missing'):
         learn_diffusivity(broken)
 
 
@@ -332,3 +335,27 @@ def test_bad_options_are_one_line(options, message):
     with pytest.raises(UserError, match=message) as caught:
         resolve_arch(PLAIN | options)
     assert '\n' not in str(caught.value)
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / 'docs' / 'variants.md').read_text()
+    build_them, convert = re.findall(r'^```python\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
+    with torch.device('meta'):
+        exec(build_them, {})
+    monkeypatch.chdir(tmp_path)
+    torch.save({'model': build().state_dict()}, 'vheat-tiny_in1k.pth')
+    exec(convert, {})
+    state = torch.load('vheat-tiny_learned.pth', weights_only=True)['state_dict']
+    build('learned').load_state_dict(of_backbone(state))
+
+
+def test_the_table_of_the_page_is_counted():
+    page = (Path(__file__).parents[2] / 'docs' / 'variants.md').read_text()
+    rows = re.findall(r'^\| `([\w=]+)`.* \| ([\d.]+) M \| ([\d.]+) G \|$', page, re.MULTILINE)
+    options = VARIANTS | {'tiny': {}, 'dwconv=False': dict(dwconv=False)}
+    assert len(rows) == 8
+    for name, millions, giga in rows:
+        with torch.device('meta'):
+            model = VHeatClassifier(dict(name='tiny', **options[name]))
+        counted = count_model(model, (224, 224))
+        assert (f'{counted.parameters / 1e6:.2f}', f'{counted.flops / 1e9:.2f}') == (millions, giga)

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat, VHeatClassifier
-from mmvheat.ops import conduct
+from mmvheat.ops import conduct, heat_decay
 from mmvheat.visualization import (
     block_diffusivity,
     find_backbone,
@@ -104,3 +104,20 @@ def test_every_pixel_lies_in_the_cell_that_covers_it() -> None:
     for outside in ((33, 0), (0, 24), (-1, 0)):
         with pytest.raises(UserError, match=f'pixel {outside[0]} {outside[1]} .* rows are 0 to 32'):
             map_cell(outside, (33, 24), (9, 6))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(diffusivity='learned'), dict(diffusivity='shared'), dict(diffusivity='fixed', k=0.5)],
+)
+def test_variants_of_heat_give_the_diffusivity_they_have(options) -> None:
+    backbone = VHeat(ARCH | options, img_size=(32, 24), out_indices=1).eval()
+    k = block_diffusivity(backbone, 1, 1, (64, 40))
+    spectrum = find_block(backbone, 1, 1).op.mixer.spectrum((8, 5))
+    torch.testing.assert_close(heat_decay(k), spectrum.detach())
+
+
+def test_variants_without_a_diffusivity_say_so() -> None:
+    backbone = VHeat(ARCH | dict(operator='dct_filter'), img_size=32, out_indices=1)
+    with pytest.raises(UserError, match="operator='dct_filter' has no diffusivity"):
+        block_diffusivity(backbone.fold(), 0)
