@@ -34,8 +34,8 @@ demo: setup  ## pretrain, convert, train and test on real digits (FULL=1 trains 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch $(DEMO_LENGTH)
 
-study: setup  ## train what is left of the study's grid and report (STUDY_ARGS="--budget 60 --list"; docs/study.md)
-	@$(VENV) tools/study.py $(STUDY_ARGS); status=$$?; $(VENV) tools/study.py --report && exit $$status
+study: setup  ## train what is left of the study's grid and report (STUDY_ARGS="--budget 60"; docs/study.md)
+	@$(VENV) tools/study.py $(STUDY_ARGS) && $(VENV) tools/study.py --report
 
 figures: setup  ## draw the pictures of README.md and docs/ from what `make demo` left
 	@$(VENV) tools/demo/figures.py

@@ -69,7 +69,7 @@ def prepare_data(configs: set[str], fashion_mnist: str | None, stamps: str | Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, list or report; return the exit status: 0 if all is done, 3 if something is left."""
+    """Run, list or report; return the exit status, which is 1 if a run failed."""
     args = parse_args(argv)
     console = Console(soft_wrap=True)
     from studies.driver import Study
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.report:
         from studies.report import write_report
 
-        for path in write_report(records, ARMS, TOP / 'docs'):
+        for path in write_report(records, ARMS, args.results.absolute().parent):
             console.print(f'wrote {path}', highlight=False)
         return 0
     study = Study(ARMS, records, args.work_dir, TOP, args.seeds, args.only, console)
@@ -100,14 +100,19 @@ def main(argv: list[str] | None = None) -> int:
             prepare_data({job.arm.config for job in study.left()}, args.fashion_mnist, args.stamps)
             if args.only in (None, 'ablation'):
                 study.measure_costs()
-            done = study.run(args.budget, args.processes)
+            study.run(args.budget, args.processes)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt('the same command goes on with what is left') from stop
     for path, cause in study.failed.items():
         sys.stderr.write(f'error: {path}: {cause}\n')
-    if study.failed:
-        return 1
-    return 0 if done else 3
+    left = len(study.left())
+    console.print(
+        f'{left} runs left: the same command goes on; --report writes docs/study.md'
+        if left
+        else 'nothing left; --report writes docs/study.md',
+        highlight=False,
+    )
+    return 1 if study.failed else 0
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 """What the ablation's models cost: parameters, FLOPs, and time on this processor."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mmvheat.models.counting import count_model
 
 from . import peers  # noqa: F401, registers them
 from .grid import ARMS, backbones
-from .records import write_json
+from .records import digest_of, write_json
 from .train_one import machine
 
 __all__ = ['build_models', 'count_costs', 'measure_costs']
@@ -82,5 +81,5 @@ def measure_costs(path: Path, top: Path, rounds: int = _ROUNDS) -> None:
         rows[name] = count_costs(model, 32) | {
             'milliseconds': [round(one, 5) for one in (spread.median, spread.low, spread.high)]
         }
-    write_json(path, {'batch': _BATCH, 'rounds': rounds, 'machine': machine(top), 'models': rows})
-    sys.stdout.flush()
+    content = {'batch': _BATCH, 'rounds': rounds, 'machine': machine(top), 'models': rows}
+    write_json(path, content | {'fingerprint': digest_of(backbones())})

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .grid import STUDIES, Arm, find_arm
-from .records import Job, Records, jobs_of, write_json
+from .records import Job, Records, jobs_of, read_costs, write_json
 
 __all__ = ['Study']
 
@@ -129,7 +129,8 @@ class Study:
         """Show what is done and what is left of every arm."""
         left = self.left()
         paths = {self._path(job) for job in left}
-        table = Table('arm', 'search', 'seeds', 'minutes left, one core', box=None)
+        arm_column = Column('arm', overflow='fold')
+        table = Table(arm_column, 'search', 'seeds', 'minutes left, one core', box=None)
         total: dict[str, float] = dict.fromkeys(STUDIES, 0.0)
         for arm in self.arms:
             jobs = [job for job in self.wanted if job.arm == arm]
@@ -261,7 +262,7 @@ class Study:
     def measure_costs(self) -> None:
         """Time and count the ablation's models, alone on the machine, unless that was done."""
         path = self.records.folder / 'costs.json'
-        if path.is_file():
+        if read_costs(self.records.folder):
             return
         from .costs import measure_costs
 
@@ -277,9 +278,14 @@ class Study:
 
 def _context(top: Path) -> Any:
     """Processes that are forked from one that has imported all, which takes seconds."""
+    from mmvheat.cli.launch import process_environment
+
     context = multiprocessing.get_context('forkserver')
     paths = [str(top), str(Path(__file__).parents[1]), *os.environ.get('PYTHONPATH', '').split(':')]
     os.environ['PYTHONPATH'] = ':'.join(dict.fromkeys(filter(None, paths)))
+    # As `tools/dist_train.sh` does.
+    for name, value in process_environment(2).items():
+        os.environ.setdefault(name, value)
     os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
     context.set_forkserver_preload(['studies.train_one', 'studies.libraries'])
     return context

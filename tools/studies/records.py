@@ -10,9 +10,9 @@ from typing import Any
 
 from mmvheat.errors import UserError
 
-from .grid import Arm, find_arm
+from .grid import Arm, backbones, find_arm
 
-__all__ = ['Job', 'Records', 'jobs_of', 'write_json']
+__all__ = ['Job', 'Records', 'digest_of', 'jobs_of', 'read_costs', 'write_json']
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Job:
         arm = asdict(replace(self.arm, seconds=0, test_seconds=0))
         if self.candidate is None:
             arm['search_iterations'] = arm['holdout'] = None
-        content = json.dumps([arm, self.seed, self.candidate], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest_of([arm, self.seed, self.candidate])
 
 
 def jobs_of(arm: Arm, seeds: int) -> list[Job]:
@@ -58,6 +57,31 @@ def jobs_of(arm: Arm, seeds: int) -> list[Job]:
     if len(arm.candidates) > 1 and arm.like is None:
         searches = [Job(arm, 0, number) for number in range(len(arm.candidates))]
     return searches + [Job(arm, seed) for seed in range(seeds)]
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 (hex) of something that JSON can spell."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_costs(folder: Path) -> dict[str, Any]:
+    """Read what `costs.measure_costs` wrote.
+
+    Returns:
+        The costs of the ablation's models by name; none if they were not measured, or were of
+        other models.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = folder / 'costs.json'
+    try:
+        content = json.loads(path.read_text())
+        return content['models'] if content['fingerprint'] == digest_of(backbones()) else {}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path} is damaged ({error}): remove it to measure again') from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,5 @@
 """Tables and pictures of docs/study.md, made from the results alone."""
 
-import json
 import math
 import re
 import statistics
@@ -12,7 +11,7 @@ from typing import Any
 from mmvheat.errors import UserError
 
 from .grid import Arm, backbones
-from .records import Records
+from .records import Records, read_costs
 
 __all__ = ['Paired', 'compare', 'summary', 'write_report']
 
@@ -94,9 +93,9 @@ def write_report(records: Records, arms: tuple[Arm, ...], docs: Path) -> list[Pa
     page = docs / _PAGE
     if not page.is_file():
         raise UserError(f'{page} is not there: take it from git')
-    costs = read_costs(records)
+    costs = read_costs(records.folder)
     tables = {
-        'ablation': ablation_table(records, arms, costs),
+        'ablation': ablation_table(records, arms, costs) + '\n' + claims_table(records, arms),
         'downstream': downstream_table(records, arms),
         'transfer': transfer_table(records, arms),
         'runs': runs_table(records, arms),
@@ -122,17 +121,6 @@ def write_report(records: Records, arms: tuple[Arm, ...], docs: Path) -> list[Pa
         text = pattern.sub(lambda _, t=table, m=marks: f'{m[0]}\n\n{t}\n{m[1]}', text)
     page.write_text(text)
     return written
-
-
-def read_costs(records: Records) -> dict[str, Any]:
-    """The costs of the ablation's models by name; none if they were not measured."""
-    path = records.folder / 'costs.json'
-    try:
-        return json.loads(path.read_text())['models']
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError) as error:
-        raise UserError(f'{path} is damaged: remove it to measure again') from error
 
 
 def figures(records: Records, arm: Arm, metric: str | None = None) -> dict[int, float]:
@@ -168,6 +156,37 @@ def ablation_table(records: Records, arms: tuple[Arm, ...], costs: Mapping[str, 
             _chosen(records, arm, arms),
         ]
         rows.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(rows) + '\n'
+
+
+# What the paper says is better, and than what.
+_CLAIMS = (
+    ('predicted', 'learned'),
+    ('learned', 'fixed-0.1'),
+    ('learned', 'fixed-1'),
+    ('learned', 'fixed-10'),
+    ('predicted', 'global_filter'),
+    ('predicted', 'identity'),
+    ('predicted', 'no-dwconv'),
+)
+
+
+def claims_table(records: Records, arms: tuple[Arm, ...]) -> str:
+    """The paper's order, pair by pair."""
+    rows = [
+        '| in the paper better | than | difference here, 95% interval | so here |',
+        '| --- | --- | --- | --- |',
+    ]
+    by_name = {arm.name: arm for arm in arms if arm.study == 'ablation'}
+    for better, worse in _CLAIMS:
+        paired = compare(*(figures(records, by_name[name]) for name in (better, worse)))
+        if paired is None:
+            verdict = _NOT_MEASURED
+        elif abs(paired.mean) <= paired.margin:
+            verdict = 'not decided'
+        else:
+            verdict = 'better' if paired.mean > 0 else 'worse'
+        rows.append(f'| {better} | {worse} | {paired or _NOT_MEASURED} | {verdict} |')
     return '\n'.join(rows) + '\n'
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import parent_process
 from pathlib import Path
@@ -210,6 +210,7 @@ def _train_and_test(task: Task) -> None:
             'seed': job.seed,
             'fingerprint': job.fingerprint,
             'settings': dict(task.candidate),
+            'start': None if arm.start is None else asdict(arm.start),
             'iterations': job.iterations,
             'metrics': metrics,
             'losses': [[step, round(loss, 4)] for step, loss in curve if math.isfinite(loss)],

@@ -14,7 +14,7 @@ from in_process import load_script
 from rich.console import Console
 from studies.driver import Study
 from studies.grid import ARMS, STUDIES, Arm, Start, backbones, find_arm
-from studies.records import Job, Records, jobs_of
+from studies.records import Job, Records, digest_of, jobs_of
 from studies.report import compare, summary, write_report
 
 from mmvheat.cli.command import run_command
@@ -270,7 +270,7 @@ def test_the_page_says_what_the_records_say(tmp_path):
     for number, score in enumerate((70.0, 75.0, 72.0)):
         record(records, swin, [score], number)
     cost = dict(parameters=4e5, flops=16e6, inference_flops=15e6, milliseconds=[0.5, 0.4, 0.6])
-    costs = dict(models={'predicted': cost, 'swin': cost})
+    costs = dict(models={'predicted': cost, 'swin': cost}, fingerprint=digest_of(backbones()))
     (tmp_path / 'study' / 'costs.json').write_text(json.dumps(costs))
     page, picture = write_report(Records(tmp_path / 'study'), ARMS, tmp_path)
     lines = page.read_text().splitlines()
@@ -279,7 +279,7 @@ def test_the_page_says_what_the_records_say(tmp_path):
         (line,) = (line for line in lines if line.startswith(start))
         return [cell.strip() for cell in line.strip('|').split('|')]
 
-    assert cells('| predicted |')[1:5] == ['89.00 ± 1.00 (3)', '', '400 k', '16.0 M']
+    assert cells('| predicted | 89')[1:5] == ['89.00 ± 1.00 (3)', '', '400 k', '16.0 M']
     # Differences -1, -0.5, -1.5: t = -1 / (0.5 / sqrt 3), p of two degrees of freedom.
     t = 1 / (0.5 / math.sqrt(3))
     p = 1 - t / math.sqrt(t * t + 2)
@@ -288,7 +288,8 @@ def test_the_page_says_what_the_records_say(tmp_path):
     assert swin_row[1] == '88.00 ± 0.87 (3)'
     assert swin_row[2] == f'-1.00 ± {margin:.2f} (p = {p:.3f}, 3 seeds)'
     assert swin_row[5:] == ['0.500 [0.400, 0.600]', '0.002']
-    assert cells('| learned |')[1:3] == ['not measured', 'not measured']
+    assert cells('| learned | not')[1:3] == ['not measured', 'not measured']
+    assert cells('| predicted | identity |')[2:] == ['not measured', 'not measured']
     row = cells('| stamps | segmentor | 600 |')
     assert row[4:6] == ['42.00 ± 2.83 (2)', '31.00 ± 1.41 (2)']
     assert row[6].startswith('+11.00 ± 12.71')
