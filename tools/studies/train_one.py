@@ -27,6 +27,7 @@ from mmvheat.cli.command import run_command
 from mmvheat.cli.config import load_config
 from mmvheat.cli.prepare import prepare_training
 from mmvheat.engine.runner import build_runner
+from mmvheat.errors import UserError
 
 from . import peers  # noqa: F401, registers them
 from .grid import Start
@@ -188,20 +189,25 @@ def _train_and_test(task: Task) -> None:
     runner = build_runner(cfg, args.config)
     if begin is not None:
         begin.check_fit(runner.model, exact=cfg.resume)
-    if job.iterations:
-        runner.train()
+    diverged, figures = None, {}
+    try:
+        if job.iterations:
+            runner.train()
+    except UserError as error:
+        # A rate that is too high is an answer too.
+        if not str(error).startswith('training stops '):
+            raise
+        diverged = str(error)
     started = time.perf_counter()
-    figures = runner.test()
+    if diverged is None:
+        figures = runner.test()
     test_seconds = time.perf_counter() - started
     curve, seconds = _read_curve(task.folder)
-    last = [loss for _, loss in curve[-1:]]
     metrics = {
         name: float(figures[name]) * factor
         for name, factor in arm.metrics.items()
         if name in figures and math.isfinite(figures[name])
     }
-    if last and not math.isfinite(last[0]):
-        metrics = {}
     write_json(
         task.folder / RESULT,
         {
@@ -213,6 +219,7 @@ def _train_and_test(task: Task) -> None:
             'start': None if arm.start is None else asdict(arm.start),
             'iterations': job.iterations,
             'metrics': metrics,
+            'diverged': diverged,
             'losses': [[step, round(loss, 4)] for step, loss in curve if math.isfinite(loss)],
             'train_seconds': round(seconds, 1),
             'test_seconds': round(test_seconds, 1),

@@ -88,8 +88,8 @@ def tiny_arms(clothes):
         FASHION,
         iterations=2,
         settings=settings,
-        candidates=RATES,
-        search_iterations=1,
+        candidates=(*RATES, {'optim_wrapper.optimizer.lr': 1e30}),
+        search_iterations=2,
         holdout=(24, 16),
     )
     larger = settings | {
@@ -118,6 +118,7 @@ def make_study(arms, tmp_path, only=None, seeds=1):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_tiny_grid_is_stopped_and_gone_on_with(tiny_arms, tmp_path, monkeypatch):
     """What was finished is not run again, what was stopped is, and what is lost and needed too."""
     pytest.importorskip('mmpretrain')
@@ -139,14 +140,18 @@ def test_a_tiny_grid_is_stopped_and_gone_on_with(tiny_arms, tmp_path, monkeypatc
     before = log.read_text()
 
     study = make_study(tiny_arms, tmp_path)
-    assert len(study.left()) == 3
+    assert len(study.left()) == 4
     assert study.run(10) and not study.failed and not study.left()
     assert log.read_text() == before
     records = Records(tmp_path / 'results')
     first, second = tiny_arms
     runs = records.study('ablation')['runs']
-    assert set(runs) == {f'predicted/{kind}' for kind in ('search0', 'search1', 'seed0')}
+    assert set(runs) == {f'predicted/{kind}' for kind in ('search0', 'search1', 'search2', 'seed0')}
     assert runs[key] == done[key]
+    # A training that comes to nothing is told, and not chosen.
+    assert runs['predicted/search2']['metrics'] == {}
+    assert 'training stops' in runs['predicted/search2']['diverged']
+    assert runs['predicted/search1']['diverged'] is None
     scores = [runs[f'predicted/search{i}']['metrics']['accuracy/top1'] for i in (0, 1)]
     assert runs['predicted/seed0']['settings'] == RATES[scores.index(max(scores))]
     own = runs['predicted/seed0']
