@@ -157,7 +157,7 @@ def _ablation() -> list[Arm]:
             candidates=tuple({_LR: rate} for rate in (7e-4, 2e-3, 6e-3)),
             search_iterations=300,
             holdout=(55000, 5000),
-            seconds=0.25 if name in _PEERS else 0.17,
+            seconds=0.27 if name in _PEERS else 0.19,
             test_seconds=12,
         )
         for name, settings in backbones().items()
@@ -283,11 +283,11 @@ def _transfer() -> list[Arm]:
         iterations=600,
         metrics=_TOP1,
         settings=_enlarged(32),
-        seconds=0.09,
-        test_seconds=6,
+        seconds=0.13,
+        test_seconds=10,
     )
     arms = [source]
-    for size, seconds in ((48, 0.18), (64, 0.31)):
+    for size, seconds in ((48, 0.22), (64, 0.35)):
         for mode in _MODES:
             name = f'fashion-mnist/{size}/{mode}'
             start = Start(source.path, 32, size, mode, 'classification')
