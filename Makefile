@@ -10,7 +10,7 @@ IS_3 := 'import sys; sys.exit(sys.version_info < (3,))'
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-scratch figures test test-fast test-full test-matrix lint format clean
+.PHONY: help setup lock demo demo-scratch study figures test test-fast test-full test-matrix lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: setup  ## pretrain, convert, train and test on real digits (FULL=1 trains 
 
 demo-scratch: setup  ## the same downstream training without the pretrained backbone
 	@$(VENV) tools/demo/run.py --scratch $(DEMO_LENGTH)
+
+study: setup  ## train what is left of the study's grid and report (STUDY_ARGS="--budget 60"; docs/study.md)
+	@$(VENV) tools/study.py $(STUDY_ARGS) && $(VENV) tools/study.py --report
 
 figures: setup  ## draw the pictures of README.md and docs/ from what `make demo` left
 	@$(VENV) tools/demo/figures.py

@@ -2,15 +2,12 @@
 
 import argparse
 import sys
-import time
 
 from digits import DigitsSpec, prepare_digits
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from digits.making import making
 
 from mmvheat.cli.arguments import OneLineParser
 from mmvheat.cli.command import run_command
-from mmvheat.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,34 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     """Make the data, or find them made."""
     args = vars(parse_args(argv))
     data_root = args.pop('data_root')
-    console = Console()
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn('images, left'),
-        TimeRemainingColumn(),
-    )
-    start = time.perf_counter()
-    try:
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task('drawing digits', total=None, visible=False)
-
-            def advance(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total, visible=True)
-
-            root = prepare_digits(data_root, **args, progress=advance)
-            made = bar.tasks[task].completed
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        reason = f'{error.strerror}: {error.filename}'
-        raise UserError(
-            f'cannot write data root {data_root!r} ({reason}): name another --data-root'
-        ) from error
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt('the data root is as it was') from stop
-    seconds = time.perf_counter() - start
-    what = f'made {made:.0f} images in {seconds:.0f} s' if made else 'already complete'
-    console.print(f'{root}: {what}', highlight=False, soft_wrap=True)
+    with making(data_root, 'drawing digits', 'images') as made:
+        made.root = prepare_digits(data_root, **args, progress=made.advance)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from mmvheat.errors import UserError
 
 from .command import MISTAKE, run_command
 
-__all__ = ['main']
+__all__ = ['main', 'process_environment']
 
 # Else glibc gives large tensors back to the system in every layer and asks for cleared ones anew.
 # No block is mapped by itself: a high MALLOC_MMAP_THRESHOLD_ says so only to glibc >= 2.35, older
@@ -82,8 +82,12 @@ def _torchrun_arguments(processes: int) -> list[str]:
     ]
 
 
-def _environment(processes: int) -> dict[str, str]:
-    """Give the processes of this node their variables, where the caller has not set them."""
+def process_environment(processes: int) -> dict[str, str]:
+    """Say which variables processes of this machine run best with, where none are set.
+
+    Args:
+        processes: How many run at a time.
+    """
     on_cpu = uses_cpu()
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes) if on_cpu else 1)
     tuned = 'glibc.malloc.' in os.environ.get('GLIBC_TUNABLES', '')
@@ -101,7 +105,7 @@ def _hide_mistakes(record: logging.LogRecord) -> bool:
 def main() -> None:
     """Run ``SCRIPT`` in as many processes as the command line says."""
     processes = _check_processes(sys.argv[1])
-    for name, value in _environment(processes).items():
+    for name, value in process_environment(processes).items():
         os.environ.setdefault(name, value)
     os.environ[LAUNCHER] = str(os.getpid())
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').addFilter(_hide_mistakes)

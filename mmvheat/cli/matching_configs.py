@@ -11,11 +11,13 @@ from mmvheat.models.arch import ARCHS, VHeatArch, is_arch
 __all__ = ['CONFIGS', 'ConfigFacts', 'Use', 'config_folder', 'find_uses']
 
 _MINI = VHeatArch(depths=(1, 1, 2, 1), dims=32)
+_MINI_32PX = VHeatArch(depths=(1, 2, 1), dims=32, patch_size=2)
 _TINY, _SMALL, _BASE = (
     f'checkpoints/vheat-{name}_in1k_512px.pth' for name in ('tiny', 'small', 'base')
 )
 _TINY_224 = 'checkpoints/vheat-tiny_in1k_224px.pth'
 _DEMO = 'work_dirs/demo/pretrained/vheat-mini_digits_128px.pth'
+_STUDY = 'work_dirs/study/vheat-mini_stamps_128px.pth'
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class ConfigFacts:
 
 
 def _facts(kind: str, arch: str, classes: int, size: int, pretrained: str | None) -> ConfigFacts:
-    return ConfigFacts(kind, (ARCHS | {'mini': _MINI})[arch], classes, size, pretrained)
+    return ConfigFacts(
+        kind, (ARCHS | {'mini': _MINI, 'mini_32px': _MINI_32PX})[arch], classes, size, pretrained
+    )
 
 
 # A table, for reading all configs takes mmengine ten seconds; a test holds it to the files.
@@ -90,6 +94,14 @@ CONFIGS = {
         ),
         'demo/vheat-mini_upernet_2xb4-600i_digit-scenes-128x128': (
             'UperNet', 'mini', 11, 128, _DEMO,
+        ),
+        'study/vheat-mini_64xb1_fashion-mnist-32x32': ('classifier', 'mini_32px', 10, 32, None),
+        'study/vheat-mini_2xb16-700i_stamps-64x64': ('classifier', 'mini', 5, 64, None),
+        'study/mask-rcnn_vheat-mini_fpn_2xb4-300i_stamp-scenes': (
+            'Mask R-CNN', 'mini', 5, 128, _STUDY,
+        ),
+        'study/vheat-mini_upernet_2xb4-300i_stamp-scenes-128x128': (
+            'UperNet', 'mini', 6, 128, _STUDY,
         ),
     }.items()
 }  # fmt: skip

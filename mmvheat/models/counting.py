@@ -69,7 +69,8 @@ def count_model(model: nn.Module, size: tuple[int, int], inference_form: bool = 
         if inference_form and backbone.folded_for is None:
             backbone.fold(size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    channels = backbones[0].patch_embed.conv1.in_channels if backbones else 3
+    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
     model.eval()
     # With gradients: the training form, in which each forward pass predicts k anew.
     with (

@@ -3,9 +3,10 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -16,13 +17,23 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .drawing import Digits, Instance, compose_portrait, compose_scene, load_digits
+from .drawing import Digits, Instance, Scene, compose_portrait, compose_scene, load_digits
 from .spec import DIGIT_NAMES, DigitsSpec
 
-__all__ = ['build_digits', 'coco_annotation', 'coco_file']
+__all__ = [
+    'PORTRAIT',
+    'SCENE',
+    'SPLITS',
+    'Plan',
+    'build',
+    'build_digits',
+    'coco_annotation',
+    'coco_file',
+    'generator',
+]
 
-_SPLITS = ('train', 'val')
-_PORTRAIT, _SCENE = range(2)
+SPLITS = ('train', 'val')
+PORTRAIT, SCENE = range(2)
 # Images from which on starting processes takes less time than they save.
 _MANY = 4000
 # Half the time of opencv's default, the same size: grain leaves nothing for a dictionary to find.
@@ -37,19 +48,69 @@ if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
     _PNG_OPTIONS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The images of a data set: its things alone, and composed into scenes.
+
+    Attributes:
+        names: The classes.
+        scene_size: Height and width of a scene, in pixels.
+        things: How many things each split has.
+        renders: Images of each thing in a split.
+        scenes: Scenes of each split.
+        portray: Draws thing ``index`` of a split, ``portray(split, index)``: its label, a stem for
+            its files, and its images.
+        compose: Draws scene ``index`` of a split, ``compose(split, index)``.
+    """
+
+    names: tuple[str, ...]
+    scene_size: int
+    things: Mapping[str, int]
+    renders: Mapping[str, int]
+    scenes: Mapping[str, int]
+    portray: Callable[[str, int], tuple[int, str, Iterable[np.ndarray]]]
+    compose: Callable[[str, int], Scene]
+
+
 def build_digits(
     folder: Path,
     spec: DigitsSpec,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Write the data set.
-
-    Every digit and every scene has a seed of its own, so the first ones stay what they are
-    when more are asked for.
+    """Write the digits, see :func:`build`.
 
     Args:
         folder: An empty folder.
         spec: What to write.
+        progress: As of :func:`build`.
+    """
+    digits = {
+        'train': load_digits('train', spec.num_train_digits),
+        'val': load_digits('val', spec.num_val_digits),
+    }
+    plan = Plan(
+        names=DIGIT_NAMES,
+        scene_size=spec.scene.scene_size,
+        things={split: len(digits[split].labels) for split in SPLITS},
+        renders={'train': spec.train_renders, 'val': spec.val_renders},
+        scenes={'train': spec.num_train_scenes, 'val': spec.num_val_scenes},
+        portray=partial(_portray, digits, spec),
+        compose=partial(_compose, digits, spec),
+    )
+    return build(folder, plan, progress)
+
+
+def build(
+    folder: Path, plan: Plan, progress: Callable[[int, int], None] | None = None
+) -> dict[str, int]:
+    """Write a data set.
+
+    Everything that is drawn has a seed of its own, so the first ones stay what they are when more
+    are asked for.
+
+    Args:
+        folder: An empty folder.
+        plan: What to write.
         progress: Called with images done and images in all, after each.
 
     Returns:
@@ -58,13 +119,7 @@ def build_digits(
     Raises:
         OSError: If something cannot be written.
     """
-    digits = {
-        'train': load_digits('train', spec.num_train_digits),
-        'val': load_digits('val', spec.num_val_digits),
-    }
-    renders = {'train': spec.train_renders, 'val': spec.val_renders}
-    scenes = {'train': spec.num_train_scenes, 'val': spec.num_val_scenes}
-    total = sum(len(digits[split].labels) * renders[split] + scenes[split] for split in _SPLITS)
+    total = sum(plan.things[split] * plan.renders[split] + plan.scenes[split] for split in SPLITS)
     done = 0
 
     def advance(images: int) -> None:
@@ -76,19 +131,19 @@ def build_digits(
     instances = {}
     annotations = _make_folders(folder / 'scenes' / 'annotations')
     with _mapping(total) as map_all:
-        for split in _SPLITS:
-            target = _make_folders(folder / 'cls' / split, DIGIT_NAMES)
-            write = partial(_write_portraits, target, digits[split], renders[split], spec, split)
-            for _ in map_all(write, range(len(digits[split].labels))):
-                advance(renders[split])
-        for split in _SPLITS:
+        for split in SPLITS:
+            target = _make_folders(folder / 'cls' / split, plan.names)
+            write = partial(_write_portraits, target, plan.names, plan.portray, split)
+            for _ in map_all(write, range(plan.things[split])):
+                advance(plan.renders[split])
+        for split in SPLITS:
             target = _make_folders(folder / 'scenes' / split, ('images', 'masks'))
-            write = partial(_write_scene, target, digits[split], spec, split)
+            write = partial(_write_scene, target, plan.compose, split)
             members = []
-            for member in map_all(write, range(scenes[split])):
+            for member in map_all(write, range(plan.scenes[split])):
                 members.append(member)
                 advance(1)
-            document = coco_file(members, spec.scene.scene_size)
+            document = coco_file(members, plan.scene_size, plan.names)
             (annotations / f'instances_{split}.json').write_text(json.dumps(document))
             instances[split] = len(document['annotations'])
     return instances
@@ -126,27 +181,47 @@ def _make_folders(parent: Path, names: tuple[str, ...] = ('',)) -> Path:
     return parent
 
 
-def _generator(spec: DigitsSpec, kind: int, split: str, index: int) -> np.random.Generator:
-    """Give one digit's images, or one scene, random numbers that nothing else has."""
-    return np.random.default_rng([spec.seed, kind, _SPLITS.index(split), index])
+def generator(seed: int, kind: int, split: str, index: int) -> np.random.Generator:
+    """Give the images of one thing, or one scene, random numbers that nothing else has.
+
+    Args:
+        seed: Of the data set.
+        kind: :data:`PORTRAIT` or :data:`SCENE`.
+        split: ``'train'`` or ``'val'``.
+        index: Which of the split.
+    """
+    return np.random.default_rng([seed, kind, SPLITS.index(split), index])
+
+
+def _portray(
+    digits: Mapping[str, Digits], spec: DigitsSpec, split: str, index: int
+) -> tuple[int, str, Iterable[np.ndarray]]:
+    """Draw all classification images of one digit."""
+    own = digits[split]
+    rng = generator(spec.seed, PORTRAIT, split, index)
+    renders = spec.train_renders if split == 'train' else spec.val_renders
+    images = (compose_portrait(own.images[index], rng, spec) for _ in range(renders))
+    return int(own.labels[index]), f'{own.sources[index]:04d}', images
+
+
+def _compose(digits: Mapping[str, Digits], spec: DigitsSpec, split: str, index: int) -> Scene:
+    return compose_scene(digits[split], generator(spec.seed, SCENE, split, index), spec)
 
 
 def _write_portraits(
-    folder: Path, digits: Digits, renders: int, spec: DigitsSpec, split: str, index: int
+    folder: Path, names: tuple[str, ...], portray: Callable, split: str, index: int
 ) -> None:
-    """Write all classification images of one digit, ``<source>_<render>.png``."""
-    rng = _generator(spec, _PORTRAIT, split, index)
-    stem = folder / DIGIT_NAMES[digits.labels[index]] / f'{digits.sources[index]:04d}'
-    for render in range(renders):
-        image = compose_portrait(digits.images[index], rng, spec)
-        _write_png(f'{stem}_{render}.png', image)
+    """Write all classification images of one thing, ``<stem>_<render>.png``."""
+    label, stem, images = portray(split, index)
+    for render, image in enumerate(images):
+        _write_png(folder / names[label] / f'{stem}_{render}.png', image)
 
 
 def _write_scene(
-    folder: Path, digits: Digits, spec: DigitsSpec, split: str, index: int
+    folder: Path, compose: Callable, split: str, index: int
 ) -> tuple[str, list[dict[str, Any]]]:
     """Write a scene and its semantic labels; return its name and COCO annotations."""
-    scene = compose_scene(digits, _generator(spec, _SCENE, split, index), spec)
+    scene = compose(split, index)
     name = f'{index + 1:06d}.png'
     _write_png(folder / 'images' / name, scene.image)
     _write_png(folder / 'masks' / name, scene.semantic)
@@ -166,12 +241,12 @@ def coco_annotation(instance: Instance) -> dict[str, Any]:
     """Describe an instance in COCO's terms, all of what is seen of it.
 
     Args:
-        instance: A digit of a scene.
+        instance: A thing in a scene.
 
     Returns:
         ``bbox`` (x, y, width, height, in pixels), compressed RLE ``segmentation``, ``area`` in
-        pixels, ``iscrowd`` 0, ``category_id`` (digit + 1), and ``source``, its position in
-        scikit-learn's ``load_digits``.
+        pixels, ``iscrowd`` 0, ``category_id`` (label + 1), and ``source``, which tells things of
+        one class apart.
     """
     rle = coco_mask.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
     return {
@@ -184,12 +259,15 @@ def coco_annotation(instance: Instance) -> dict[str, Any]:
     }
 
 
-def coco_file(scenes: Iterable[tuple[str, list[dict[str, Any]]]], size: int) -> dict[str, Any]:
+def coco_file(
+    scenes: Iterable[tuple[str, list[dict[str, Any]]]], size: int, names: tuple[str, ...]
+) -> dict[str, Any]:
     """Collect the annotations of many scenes into one COCO document.
 
     Args:
         scenes: File name and annotations of each scene, in order.
         size: Height and width of every scene, in pixels.
+        names: The classes.
 
     Returns:
         ``images``, ``annotations`` and ``categories`` with ids from 1.
@@ -199,5 +277,5 @@ def coco_file(scenes: Iterable[tuple[str, list[dict[str, Any]]]], size: int) -> 
         images.append({'id': image_id, 'file_name': name, 'height': size, 'width': size})
         for member in members:
             annotations.append({'id': len(annotations) + 1, 'image_id': image_id, **member})
-    categories = [{'id': label + 1, 'name': name} for label, name in enumerate(DIGIT_NAMES)]
+    categories = [{'id': label + 1, 'name': name} for label, name in enumerate(names)]
     return {'images': images, 'annotations': annotations, 'categories': categories}

@@ -3,6 +3,7 @@
 The digits are scikit-learn's: bright ink on a dark, restless ground.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import cv2
@@ -15,9 +16,11 @@ __all__ = [
     'Digits',
     'Instance',
     'Scene',
+    'Sprite',
     'add_grain',
     'blend',
     'colour_of_luma',
+    'compose',
     'compose_portrait',
     'compose_scene',
     'dark_ground',
@@ -94,7 +97,7 @@ def blend(image: np.ndarray, opacity: np.ndarray, colour: np.ndarray, top: int, 
     Args:
         image: RGB image, (H, W, 3) float32.
         opacity: (h, w) float32 in [0, 1].
-        colour: RGB, (3,).
+        colour: RGB, (3,), or one for each pixel, (h, w, 3).
         top: Row of the opacity's first row.
         left: Column of the opacity's first column.
     """
@@ -203,17 +206,34 @@ def render_digit(
     return np.clip(0.5 + gain * (warped - threshold), 0.0, 1.0, dtype=np.float32)
 
 
-class Instance(NamedTuple):
-    """One digit of a scene.
+class Sprite(NamedTuple):
+    """A thing drawn to be laid on a ground.
 
     Attributes:
-        label: The digit, 0 to 9.
-        source: Its position in scikit-learn's ``load_digits``.
+        label: Its class.
+        source: What tells things of one class apart.
+        opacity: (h, w) float32 in [0, 1]; its mask is ``opacity > 0.5``, never empty.
+        colour: RGB, (3,) or (h, w, 3).
+    """
+
+    label: int
+    source: int | str
+    opacity: np.ndarray
+    colour: np.ndarray
+
+
+class Instance(NamedTuple):
+    """One thing in a scene.
+
+    Attributes:
+        label: Its class; of a digit, 0 to 9.
+        source: What tells things of one class apart; of a digit, its position in scikit-learn's
+            ``load_digits``.
         mask: What is seen of it, (H, W) bool.
     """
 
     label: int
-    source: int
+    source: int | str
     mask: np.ndarray
 
 
@@ -222,8 +242,8 @@ class Scene(NamedTuple):
 
     Attributes:
         image: RGB, (H, W, 3) uint8.
-        instances: Its digits, the earlier below the later.
-        semantic: ADE20K-style labels, (H, W) uint8: 0 void (unused), 1 ground, 2 + digit.
+        instances: Its things, the earlier below the later.
+        semantic: ADE20K-style labels, (H, W) uint8: 0 void (unused), 1 ground, 2 + label.
     """
 
     image: np.ndarray
@@ -265,36 +285,65 @@ def compose_scene(digits: Digits, rng: np.random.Generator, spec: DigitsSpec) ->
     Returns:
         The scene, with at least one instance.
     """
-    style = spec.scene
-    size = style.scene_size
-    image = dark_ground(size, rng, spec.texture)
-    count = rng.integers(*style.scene_digits, endpoint=True)
-    heights = np.sort(rng.uniform(*style.scene_height, count))[::-1]
-    owner = np.full((size, size), _NOBODY, np.int64)
-    areas: list[int] = []
-    members: list[int] = []
-    for height in heights:
+    image = dark_ground(spec.scene.scene_size, rng, spec.texture)
+    count = rng.integers(*spec.scene.scene_digits, endpoint=True)
+
+    def draw(height: float) -> Sprite:
         member = int(rng.integers(len(digits.labels)))
-        opacity = render_digit(digits.images[member], height, rng, spec.digit, max_side=size)
+        opacity = render_digit(
+            digits.images[member], height, rng, spec.digit, max_side=spec.scene.scene_size
+        )
         colour = colour_of_luma(rng.uniform(*spec.digit.luma), rng)
-        mask = opacity > 0.5
+        return Sprite(int(digits.labels[member]), int(digits.sources[member]), opacity, colour)
+
+    return compose(image, count, draw, rng, spec.scene, spec.texture)
+
+
+def compose(
+    image: np.ndarray,
+    count: int,
+    draw: Callable[[float], Sprite],
+    rng: np.random.Generator,
+    style: SceneStyle,
+    texture: TextureStyle,
+) -> Scene:
+    """Lay things on a ground, the largest first, the smaller over them.
+
+    Args:
+        image: The ground, RGB, (S, S, 3) float32; it is drawn upon.
+        count: How many things to try.
+        draw: Draws one of a given height, in pixels, that fits into the ground.
+        rng: Source of the random choices.
+        style: Their bounds.
+        texture: Of the grain.
+
+    Returns:
+        The scene, with at least one instance.
+    """
+    heights = np.sort(rng.uniform(*style.scene_height, count))[::-1]
+    owner = np.full(image.shape[:2], _NOBODY, np.int64)
+    areas: list[int] = []
+    members: list[Sprite] = []
+    for height in heights:
+        sprite = draw(height)
+        mask = sprite.opacity > 0.5
         position = _find_place(mask, owner, areas, rng, style)
         if position is None:
             continue
         top, left = position
-        blend(image, opacity, colour, top, left)
+        blend(image, sprite.opacity, sprite.colour, top, left)
         owner[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = len(members)
         areas.append(int(mask.sum()))
-        members.append(member)
+        members.append(sprite)
 
-    labels = digits.labels[members]
     instances = [
-        Instance(int(digits.labels[member]), int(digits.sources[member]), owner == number)
-        for number, member in enumerate(members)
+        Instance(sprite.label, sprite.source, owner == number)
+        for number, sprite in enumerate(members)
     ]
     # The ground is number -1, so it looks up the last entry.
-    semantic = np.append(labels + 2, 1).astype(np.uint8)[owner]
-    return Scene(add_grain(image, rng, spec.texture), instances, semantic)
+    labels = [sprite.label + 2 for sprite in members]
+    semantic = np.append(labels, 1).astype(np.uint8)[owner]
+    return Scene(add_grain(image, rng, texture), instances, semantic)
 
 
 def _find_place(

@@ -16,7 +16,7 @@ from mmvheat.errors import UserError
 
 from .spec import GENERATOR_VERSION, NUM_TRAIN_DIGITS, NUM_VAL_DIGITS, DigitsSpec
 
-__all__ = ['prepare_digits']
+__all__ = ['make_once', 'needed_packages', 'prepare_digits']
 
 MANIFEST = 'manifest.json'
 
@@ -75,35 +75,74 @@ def prepare_digits(
         train_renders=train_renders,
         val_renders=val_renders,
     )
-    path = check_root(root, ('cls', 'scenes', MANIFEST))
-    if not force and is_complete(path, spec.fingerprint):
-        return path
 
-    # Imported late: a complete cache needs neither opencv nor scikit-learn.
+    def build(folder: Path) -> dict[str, object]:
+        # Imported late: a complete cache needs neither opencv nor scikit-learn.
+        with needed_packages('the embedded digits'):
+            from .build import build_digits
+        return {
+            'version': GENERATOR_VERSION,
+            'instances': build_digits(folder, spec, progress),
+            'parameters': asdict(spec),
+        }
+
+    return make_once(root, ('cls', 'scenes'), spec.fingerprint, build, force)
+
+
+@contextmanager
+def needed_packages(what: str) -> Iterator[None]:
+    """Explain imports of other packages that fail.
+
+    Args:
+        what: What needs them.
+
+    Raises:
+        UserError: If one of them is not installed.
+    """
     try:
-        from .build import build_digits
+        yield
     except ModuleNotFoundError as error:
-        if error.name.startswith(__package__):
+        if error.name.startswith(('digits', 'stamps')):
             raise  # Ours: nothing that a user can mend.
         raise UserError(
-            f'the embedded digits need {error.name!r}, which is not installed: '
-            'pip install "mmvheat[demo]"'
+            f'{what} need {error.name!r}, which is not installed: pip install "mmvheat[demo]"'
         ) from error
 
+
+def make_once(
+    root: str | os.PathLike[str],
+    entries: tuple[str, ...],
+    fingerprint: str,
+    build: Callable[[Path], dict[str, object]],
+    force: bool = False,
+) -> Path:
+    """Make a data folder unless it is there, complete and of these parameters.
+
+    Args:
+        root: The folder.
+        entries: Names that the data set puts at its top level, beside the manifest.
+        fingerprint: Of all that its bytes depend on.
+        build: Fills an empty folder; returns what the manifest says of it.
+        force: Make it even if it is there.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        UserError: If `root` is a file or holds other things.
+        OSError: If it cannot be written.
+    """
+    path = check_root(root, (*entries, MANIFEST))
+    if not force and is_complete(path, fingerprint):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     # The others wait; a lock of a process that is dead is free.
     with FileLock(path.parent / f'.{path.name}.lock'):
         # Another process may have made them while this one waited.
-        if force or not is_complete(path, spec.fingerprint):
+        if force or not is_complete(path, fingerprint):
             with replaced(path) as fresh:
-                instances = build_digits(fresh, spec, progress)
-                content = {
-                    'version': GENERATOR_VERSION,
-                    'fingerprint': spec.fingerprint,
-                    'instances': instances,
-                    'parameters': asdict(spec),
-                }
-                write_manifest(fresh, content)
+                content = build(fresh)
+                write_manifest(fresh, {'fingerprint': fingerprint, **content})
     return path
 
 

@@ -1,0 +1,1 @@
+"""The study: which models are trained on what, how often, and what comes of it."""
