@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmvheat.ops import mlp
 from mmvheat.ops.dispatch import runs_plain
+from mmvheat.ops.halving import halve_by_product, halving_by_product_is_faster
 
 from .heat2d import Heat2D
 
@@ -43,6 +44,8 @@ class HalvingConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', ceil(H / 2), ceil(W / 2))."""
+        if self.bias is None and halving_by_product_is_faster(x, self.weight):
+            return halve_by_product(x, self.weight)
         if x.size(3) > 2:
             return super().forward(x)
         # oneDNN 3.10 (torch 2.11, a CPU with AMX) computes bfloat16 maps and gradients wrong where

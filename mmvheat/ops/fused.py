@@ -21,7 +21,7 @@ from torch.autograd.function import FunctionCtx
 from . import dispatch, kernels
 from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
 
-__all__ = ['gated_linear', 'linear', 'mkl_is_slow', 'mlp']
+__all__ = ['gated_linear', 'has_fused_product', 'linear', 'mkl_is_slow', 'mlp', 'product']
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, plain: bool | None = None) -> Tensor:
@@ -37,14 +37,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, plain: bool | None = None) -
         Tensor of shape (..., C').
     """
     tensors = (x, weight, bias)
-    if not _has_fused(*tensors, plain):
+    if not has_fused_product(*tensors, plain):
         return F.linear(*tensors)
     recorded = needs_grad(tensors)
     if recorded and not mkl_is_slow():
         return F.linear(*tensors)
     dtype = compute_dtype(x)
     tensors = tuple(tensor.to(dtype) for tensor in tensors)
-    return _Linear.apply(*tensors) if recorded else _fused(*tensors)
+    return _Linear.apply(*tensors) if recorded else product(*tensors)
 
 
 def mlp(
@@ -74,9 +74,9 @@ def mlp(
     plain = is_plain(tensors) if plain is None else plain
     first, last = (x, weight1, bias1), (weight2, bias2)
     if not needs_grad(tensors):
-        if _has_fused(*first, plain):
+        if has_fused_product(*first, plain):
             dtype = compute_dtype(x)
-            hidden = _fused(*(tensor.to(dtype) for tensor in first), 'gelu', 'none')
+            hidden = product(*(tensor.to(dtype) for tensor in first), 'gelu', 'none')
         else:
             hidden = F.gelu(linear(*first, plain))
         return linear(hidden, *last, plain)
@@ -143,8 +143,8 @@ def mkl_is_slow() -> bool:
         return False
 
 
-def _has_fused(x: Tensor, weight: Tensor, bias: Tensor, plain: bool | None = None) -> bool:
-    """Whether oneDNN's fused product computes the same here."""
+def has_fused_product(x: Tensor, weight: Tensor, bias: Tensor, plain: bool | None = None) -> bool:
+    """Whether oneDNN's fused product computes the same here as torch's linear layer."""
     if x.device.type != 'cpu' or not (is_plain((x, weight, bias)) if plain is None else plain):
         return False
     if not torch.backends.mkldnn.enabled or dispatch.linear_pointwise is None:
@@ -159,9 +159,22 @@ def _has_fused(x: Tensor, weight: Tensor, bias: Tensor, plain: bool | None = Non
     return dtype == torch.float32
 
 
-def _fused(
+def product(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = 'none', variant: str = ''
 ) -> Tensor:
+    """Compute oneDNN's product, where :func:`has_fused_product` says that it fits.
+
+    Args:
+        x: Tensor of shape (..., C).
+        weight: Weight of shape (C', C), of the same dtype.
+        bias: Bias of shape (C',), of the same dtype, or None.
+        activation: What is computed of each value while it is written: ``'none'``, ``'gelu'``
+            (with the variant ``'none'``: by the error function) or ``'swish'``, which is SiLU.
+        variant: Variant of the activation.
+
+    Returns:
+        Tensor of shape (..., C').
+    """
     return dispatch.linear_pointwise(x, weight, bias, activation, [], variant)
 
 
@@ -182,8 +195,12 @@ def _product(x: Tensor, weight: Tensor, plain: bool, memory: Tensor | None = Non
     Returns:
         Tensor of shape (..., C).
     """
-    if mkl_is_slow() and not needs_grad((x, weight)) and _has_fused(x, weight, weight, plain):
-        return _fused(x, weight.T, None)
+    if (
+        mkl_is_slow()
+        and not needs_grad((x, weight))
+        and has_fused_product(x, weight, weight, plain)
+    ):
+        return product(x, weight.T, None)
     if memory is None or not memory.is_contiguous():
         return x @ weight
     torch.mm(_as_rows(x), weight, out=_as_rows(memory))
@@ -205,7 +222,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Compute ``x @ weight.T + bias``."""
         ctx.save_for_backward(x, weight)
-        return _fused(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from options import FAMILIES, OURS, PHASES, SCALES, make_parser, positive, seconds
+from options import FAMILIES, OURS, PHASES, RUNTIMES, SCALES, make_parser, positive, seconds
 
 from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
@@ -36,6 +36,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--baseline', metavar='NAME', help=text)
     text = "all models and images in torch's layout NHWC"
     add('--channels-last', action='store_true', help=text)
+    text = 'time every model exported too, in inference on a CPU, by each of these'
+    add('--runtime', nargs='+', choices=list(RUNTIMES), default=[], metavar='NAME', help=text)
     text = 'compile no further model of a size when preparing them has taken so long'
     add('--compile-limit', type=seconds, metavar='SECONDS', help=text)
     args = parser.parse_args(argv)
@@ -43,6 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if len(args.size) > 2:
         raise UserError(f'--size is one or two numbers, got {len(args.size)}')
     args.size = [args.size[0], args.size[-1]]
+    check_runtimes(args)
     if args.models is None:
         from models import timm_is_there
 
@@ -51,6 +54,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             args.models = [name for name in args.models if name.startswith(OURS)]
             sys.stderr.write('timm is not installed: Swin and ConvNeXt are left out\n')
     return args
+
+
+def check_runtimes(args: argparse.Namespace) -> None:
+    """Refuse exported forms that cannot be timed as asked.
+
+    Raises:
+        UserError: If the device or the precision is not theirs.
+    """
+    args.runtime = list(dict.fromkeys(args.runtime))
+    for runtime in args.runtime:
+        if args.device.type != 'cpu':
+            raise UserError(f'--runtime times on a CPU, got --device {args.device}')
+        if args.dtype not in RUNTIMES[runtime]:
+            known = ' and '.join(RUNTIMES[runtime])
+            raise UserError(f'--runtime {runtime} is timed in {known}, got --dtype {args.dtype}')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

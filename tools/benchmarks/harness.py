@@ -160,6 +160,7 @@ class Benchmark:
         calls: Mapping[str, Callable[[], object]],
         baselines: Sequence[str | None] = (),
         each_alone: bool = False,
+        yardsticks: Mapping[str, Callable[[], object]] | None = None,
     ) -> list[Timed]:
         """Time candidates and keep the results; :meth:`write` them when their figures are set.
 
@@ -170,21 +171,24 @@ class Benchmark:
             baselines: The first of them that is a candidate is the baseline, else the first
                 candidate is.
             each_alone: See :func:`measure`.
+            yardsticks: Calls to time in the same rounds that are no candidates.
         """
+        yardsticks = yardsticks or {}
         samples = measure(
-            calls,
+            {**calls, **yardsticks},
             self.args.repetitions,
             self.args.sample_ms / 1e3,
             each_alone,
             lambda name: self.tick(f'{name} ({group}), {what}'),
             self.clock,
         )
+        beside = {name: samples.pop(name) for name in yardsticks}
         baseline = next((name for name in (*baselines, *samples) if name in samples), '')
         rows = []
         for name, own in samples.items():
             seconds = Spread.of(own)
             ratio = Spread.of([a / b for a, b in zip(samples[baseline], own, strict=True)])
-            rows.append(Timed(what, group, name, own, seconds, baseline, ratio, {}))
+            rows.append(Timed(what, group, name, own, seconds, baseline, ratio, {}, beside))
         self.rows += rows
         return rows
 

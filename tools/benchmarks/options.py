@@ -11,6 +11,8 @@ OURS, PUBLISHED = 'vheat', 'published'
 # As in the tables of models.py, which imports torch; a test holds them equal.
 FAMILIES = (OURS, 'swin', 'convnext')
 SCALES = ('micro', 'tiny', 'small', 'base')
+# Exported forms that are timed, by what runs them, with the precisions each can be timed in.
+RUNTIMES = {'onnxruntime': ('float32',), 'openvino': ('float32', 'bfloat16')}
 # Of the last map of all models.
 STRIDE = 32
 # What is timed of a model, with the titles of the tables.

@@ -10,10 +10,13 @@ from agreement import Disagreement, check_inference, check_training
 from harness import Benchmark, release
 from models import Group, build_model, build_published, check_timm, groups_of, load_published
 from options import OURS, PHASES, PUBLISHED
-from timing import Timed
+from product import Product, products_of
+from runtimes import Exported, Graphs, need_runtime
+from timing import Spread, Timed
 from torch import Tensor, nn
 
 from mmvheat.errors import UserError
+from mmvheat.models.counting import count_model
 
 MIB = 2**20
 
@@ -23,21 +26,28 @@ def benchmark(args: argparse.Namespace) -> None:
     check_timm(args.models)
     groups = groups_of(args.models, args.published is not None)
     for scale, families in groups.items():
-        names = families + [f'{name} compiled' for name in families if args.compile]
+        names = [f'{name}{form}' for name in families for form in ['', *forms_of(args)]]
         if args.baseline and args.baseline not in names:
             raise UserError(
                 f'--baseline {args.baseline}: the {scale} models are {", ".join(names)}'
             )
+    for runtime in args.runtime:
+        need_runtime(runtime)
     published = load_published(args.published) if args.published else None
     size = tuple(args.size)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     inference = [phase for phase in args.phases if phase != 'training']
-    forms = [inference, ['training'] if 'training' in args.phases else []]
-    samples = sum(map(len, groups.values())) * (2 if args.compile else 1) * args.repetitions
+    parts = [inference, ['training'] if 'training' in args.phases else []]
+    products = products_of(args.device)
+    samples = args.repetitions * sum(
+        len(families) * (1 + len(forms_of(args, phase))) + len(products)
+        for families in groups.values()
+        for phase in args.phases
+    )
     what = f'{args.path}, {size[0]} x {size[1]}'
-    with Benchmark('backbone', args, samples * len(args.phases), what) as bench:
+    with Benchmark('backbone', args, samples, what) as bench:
         for scale, families in groups.items():
-            for phases in filter(None, forms):
+            for phases in filter(None, parts):
                 training = phases == ['training']
                 builders = {
                     name: partial(build_published, published, scale, size, args.path, training)
@@ -55,11 +65,27 @@ def benchmark(args: argparse.Namespace) -> None:
                     layout=layout,
                 )
                 baselines = (args.baseline, PUBLISHED, OURS)
-                rows = time_models(bench, group, builders, phases, baselines, args.compile_limit)
-                show(bench, scale, form_of(phases), rows)
+                forms = forms_of(args, phases[0])
+                rows = time_models(
+                    bench, group, builders, phases, baselines, forms, args.compile_limit, products
+                )
+                for product in products:
+                    if product.dtype == group.dtype:
+                        ran = dict.fromkeys(row.name.partition(' ')[0] for row in rows)
+                        flops = {name: count_flops(name, scale, size, args.path) for name in ran}
+                        add_shares(rows, flops, args.batch, product)
+                        bench.write()
+                show(bench, scale, form_of(phases), rows, products)
                 del group
                 release(args.device)
     bench.draw()
+
+
+def forms_of(args: argparse.Namespace, phase: str = 'throughput') -> list[str]:
+    """What is added to the name of a model for each further form of it that a phase times."""
+    compiled = [' compiled'] if args.compile else []
+    exported = [f' {name}' for name in args.runtime if phase != 'training']
+    return compiled + exported
 
 
 def form_of(phases: Sequence[str]) -> str:
@@ -73,7 +99,9 @@ def time_models(
     builders: Mapping[str, Callable[[], nn.Module]],
     phases: Sequence[str],
     baselines: Sequence[str | None] = (),
+    forms: Sequence[str] = (),
     compile_limit: float | None = None,
+    products: Sequence[Product] = (),
     check: bool = True,
 ) -> list[Timed]:
     """Build, check and time models, for inference or for training.
@@ -84,18 +112,21 @@ def time_models(
         builders: What builds each model.
         phases: What to time: training, or phases of inference.
         baselines: See :meth:`Benchmark.time`.
+        forms: Further forms of each model, see :func:`forms_of`.
         compile_limit: Seconds after which no further model is compiled.
-        check: Whether to compare models that are not compiled, too.
+        products: Matrix products to time in the same rounds.
+        check: Whether to compare models that are not compiled or exported, too.
     """
     args, training = bench.args, 'training' in phases
     calls: dict[str, dict[str, Callable[[], object]]] = {phase: {} for phase in phases}
     figures: dict[str, dict[str, int | None]] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    if args.compile:
+    graphs: dict[str, Graphs] = {}
+    if ' compiled' in forms:
         torch.compiler.reset()
     began = time.perf_counter()
     for eager, build in builders.items():
-        for name in (eager, f'{eager} compiled') if args.compile else (eager,):
+        for name in (eager, *(f'{eager}{form}' for form in forms)):
             # A compiler that is wrong about others is no reason to say nothing about ours.
             also = (Disagreement,) if name != eager and eager != OURS else ()
             where = {'group': group.name, 'form': form_of(phases)}
@@ -106,6 +137,11 @@ def time_models(
                     group.add(name, build, training)
                 elif eager not in group.models:
                     raise RuntimeError(f'{eager} did not run')
+                elif not name.endswith(' compiled'):
+                    if eager not in graphs:
+                        graphs[eager] = Graphs(group.models[eager])
+                    runtime = name.removeprefix(f'{eager} ')
+                    group.models[name] = Exported(graphs[eager], runtime, group.dtype)
                 elif compile_limit is not None and time.perf_counter() - began > compile_limit:
                     raise TimeoutError(f'not compiled: {compile_limit:g} s had passed')
                 else:
@@ -145,13 +181,43 @@ def time_models(
     rows = []
     for phase, candidates in calls.items():
         alone = phase == 'latency'
-        for row in bench.time(phase, group.name, candidates, baselines, alone):
+        yardsticks = {product.name: product.run for product in products}
+        for row in bench.time(phase, group.name, candidates, baselines, alone, yardsticks):
             row.figures['images_per_second'] = (1 if alone else args.batch) / row.seconds.median
             if not alone:
                 row.figures |= figures[row.name]
             rows.append(row)
     bench.write()
     return rows
+
+
+def count_flops(family: str, scale: str, size: tuple[int, int], path: str) -> float:
+    """Multiplications and additions of a model for one image, vHeat's in its inference form."""
+    # The published code computes the same as ours.
+    family = OURS if family == PUBLISHED else family
+    with torch.device('meta'):
+        model = build_model(family, scale, size, path)
+    return 2 * count_model(model, size, inference_form=True).flops
+
+
+def add_shares(
+    rows: Sequence[Timed], flops: Mapping[str, float], batch: int, product: Product
+) -> None:
+    """Add to the figures of what was timed its share of the speed of a matrix product.
+
+    Args:
+        rows: What was timed.
+        flops: What one image takes, by the first word of a candidate's name. A training step takes
+            three times as much: its backward pass has two products for each of the forward pass.
+        batch: Number of images.
+        product: What was timed in the same rounds.
+    """
+    for row in rows:
+        images = {'latency': 1, 'training': 3 * batch}.get(row.measure, batch)
+        work = flops[row.name.partition(' ')[0]] * images
+        pairs = zip(row.yardsticks[product.name], row.samples, strict=True)
+        shares = [(work / own) / (product.flops / theirs) for theirs, own in pairs]
+        row.figures |= {'flops': work, 'share_of_product': Spread.of(shares)}
 
 
 def train_step(group: Group, name: str, optimizer: torch.optim.Optimizer) -> None:
@@ -201,18 +267,28 @@ def saved_for_backward(module: nn.Module, forward: Callable[[], object]) -> int:
     return total
 
 
-def show(bench: Benchmark, scale: str, form: str, rows: Sequence[Timed]) -> None:
+def show(
+    bench: Benchmark,
+    scale: str,
+    form: str,
+    rows: Sequence[Timed],
+    products: Sequence[Product] = (),
+) -> None:
     """Print the tables of one group."""
     failures = [one for one in bench.failures if (one['group'], one['form']) == (scale, form)]
     for phase in dict.fromkeys(row.measure for row in rows):
         own = [row for row in rows if row.measure == phase]
         header = [scale, 'ms', 'images/s', f'times {own[0].baseline}']
+        has_shares = any('share_of_product' in row.figures for row in own)
+        header += ['share of product'] if has_shares else []
         header += ['peak MiB'] if phase != 'latency' else []
         header += ['saved MiB'] if phase == 'training' else []
         lines = []
         for row in own:
             line = [row.name, row.seconds * 1e3, f'{row.figures["images_per_second"]:.4g}']
             line.append(row.ratio)
+            if has_shares:
+                line.append(row.figures['share_of_product'])
             for key in ('peak_bytes', 'saved_for_backward_bytes'):
                 if key in row.figures:
                     size = row.figures[key]
@@ -221,3 +297,7 @@ def show(bench: Benchmark, scale: str, form: str, rows: Sequence[Timed]) -> None
         lines += [[one['name'], one['why'], *['-'] * (len(header) - 2)] for one in failures]
         title = PHASES[phase].format(bench.args.batch)
         bench.table(title, header, lines)
+        for product in products:
+            seconds = own[0].yardsticks[product.name]
+            speed = Spread.of([product.flops / one / 1e9 for one in seconds])
+            bench.say(f'{product.name}: {speed} GFLOP/s')

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -50,6 +50,7 @@ class Timed:
         baseline: The candidate that the ratio is to.
         ratio: How many times as fast as the baseline, round by round.
         figures: Further figures, such as images per second.
+        yardsticks: Samples of calls that were timed in the same rounds and are no candidates.
     """
 
     measure: str
@@ -60,6 +61,7 @@ class Timed:
     baseline: str
     ratio: Spread
     figures: dict
+    yardsticks: dict[str, list[float]] = field(default_factory=dict)
 
 
 def measure(

@@ -1,6 +1,7 @@
 """The backbone's benchmark: all phases are reported, what disagrees is refused."""
 
 import importlib.util
+import statistics
 
 import pytest
 import torch
@@ -8,6 +9,13 @@ import torch
 MICRO = ('backbone', '--models', 'vheat-micro', '--size', '32', '--batch', '2')
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec('timm') is None, reason='timm is not installed'
+)
+needs_runtimes = pytest.mark.skipif(
+    not all(
+        importlib.util.find_spec(name)
+        for name in ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime', 'openvino')
+    ),
+    reason="pip install 'mmvheat[export]'",
 )
 # In place of the published code: the same names of modules, and arguments of its class.
 STAND_IN = """
@@ -67,6 +75,17 @@ def test_report(outcome, published, tmp_path):
         assert rate == pytest.approx(1 if phase == 'latency' else 2)
         assert ('peak_bytes' in row['figures']) == (phase != 'latency')
         assert name != 'published' or row['ratio']['median'] == 1
+    # A training step takes three times as many operations as the forward pass.
+    flops = {key: row['figures']['flops'] for key, row in rows.items()}
+    assert flops['training', 'vheat'] == 3 * flops['throughput', 'published'] > 1e6
+    assert flops['throughput', 'vheat'] == 2 * flops['latency', 'vheat']
+    for row in rows.values():
+        speed = row['figures']['flops'] / row['seconds']['median']
+        product = statistics.median(row['yardsticks']['product float32'])
+        share = row['figures']['share_of_product']
+        # Of two rounds: medians of ratios and ratios of medians are not the same.
+        assert share['low'] > 0
+        assert share['median'] == pytest.approx(speed * product / (2 * 1536**3), rel=1)
     saved = [rows['training', name]['figures'] for name in ('vheat', 'published')]
     # The stand-in is our own code.
     assert saved[0]['saved_for_backward_bytes'] == saved[1]['saved_for_backward_bytes'] > 10_000
@@ -77,6 +96,7 @@ def test_report(outcome, published, tmp_path):
         ('micro classifier: vheat in float32', 'published (gradients)'),
     ]
     assert out.count('times published') == 3 and out.count('agrees: ') == 4
+    assert out.count('share of product') == out.count('product float32: ') == 3
     assert picture.stat().st_size > 10_000
 
 
@@ -156,6 +176,43 @@ def test_compiling_that_takes_too_long_is_left_out(outcome):
     why = 'TimeoutError: not compiled: 0 s had passed'
     assert record['failures'] == [{**where, 'why': why}]
     assert why in out
+
+
+@needs_runtimes
+@pytest.mark.parametrize('path', ['classifier', 'detection'])
+def test_exported_forms(outcome, path):
+    size = ('32',) if path == 'classifier' else ('40', '52')
+    status, _, err, record = outcome(
+        *(*MICRO[:3], '--size', *size, '--path', path, '--batch', '2'),
+        *('--runtime', 'onnxruntime', 'openvino'),
+    )
+    assert status == 0, err
+    forms = ['vheat', 'vheat onnxruntime', 'vheat openvino']
+    assert [(row['measure'], row['name']) for row in record['results']] == [
+        *(('throughput', name) for name in forms),
+        *(('latency', name) for name in forms),
+        ('training', 'vheat'),
+    ]
+    assert [(one['of'], one['against']) for one in record['agreements'][1:]] == [
+        (f'micro {path}: {name} at batch {batch} in float32', 'vheat')
+        for name in forms[1:]
+        for batch in (2, 1)
+    ]
+    assert {row['figures']['flops'] for row in record['results'][:3]} == {
+        record['results'][0]['figures']['flops']
+    }
+
+
+@needs_runtimes
+def test_an_exported_form_that_disagrees_is_not_reported(outcome, load, monkeypatch):
+    runtimes = load('runtimes')
+    run = runtimes.Exported.forward
+    monkeypatch.setattr(
+        runtimes.Exported, 'forward', lambda self, images: [1.01 * one for one in run(self, images)]
+    )
+    status, _, err, record = outcome(*MICRO, '--runtime', 'onnxruntime')
+    assert status == 2 and not record['results']
+    assert 'vheat onnxruntime at batch 2 in float32 disagrees with vheat' in err
 
 
 @needs_timm

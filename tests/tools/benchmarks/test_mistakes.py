@@ -19,6 +19,11 @@ BACKBONE = ('backbone', '--models', 'vheat-micro')
         ((*BACKBONE, '--device', 'tpu'), "cpu or cuda[:N], got 'tpu'"),
         ((*BACKBONE, '--device', 'cuda:99'), 'use --device cpu'),
         ((*BACKBONE, '--compile', 'gcc'), "has no backend 'gcc'"),
+        ((*BACKBONE, '--runtime', 'tensorrt'), "invalid choice: 'tensorrt'"),
+        (
+            (*BACKBONE, '--runtime', 'onnxruntime', '--dtype', 'bfloat16'),
+            '--runtime onnxruntime is timed in float32, got --dtype bfloat16',
+        ),
         ((*BACKBONE, '--plot', 'picture.doc'), 'picture.doc ends in none of .'),
         ((*BACKBONE, '--json', '/proc/no/such'), 'cannot write /proc/no/such: '),
         (('heat_operator', '--maps', '7x7'), 'a map is HxWxC, like 56x56x96, got 7x7'),
@@ -46,6 +51,13 @@ def test_what_is_not_installed(outcome, load, monkeypatch, missing, arguments):
     status, _, err, _ = outcome('backbone', *arguments)
     assert (status, err.count('\n')) == (2, 1)
     assert f'pip install {missing}' in err
+
+
+def test_a_runtime_that_is_not_installed(outcome, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    status, _, err, record = outcome(*BACKBONE, '--runtime', 'onnxruntime')
+    assert (status, err.count('\n'), record) == (2, 1, None)
+    assert 'onnxruntime cannot be imported' in err and "pip install 'mmvheat[export]'" in err
 
 
 @pytest.mark.parametrize(
