@@ -40,7 +40,7 @@ def test_a_bug_of_ours_is_no_mistake_of_the_user(kind, monkeypatch):
     assert type(raised.value) is kind
 
 
-def _raises(image_size, stage):
+def _raises(image_size, stage, stem_stride):
     raise planted  # noqa: F821
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import UserError as ConstraintViolation
 
 from mmvheat.errors import UserError
 
@@ -72,7 +71,9 @@ def export_graph(module: ExportedModule, shape: Shape) -> torch.export.ExportedP
             return torch.export.export(
                 module, (example,), dynamic_shapes=(shape.dynamic(),), strict=False
             )
-        except ConstraintViolation as error:
+        except RuntimeError as error:
+            if 'Constraints violated' not in str(error):  # Its class is not public.
+                raise
             raise UserError(
                 f'this {module.task} model cannot be exported for open sizes, for it computes with '
                 'them in Python: give --size H W and --batch N'
