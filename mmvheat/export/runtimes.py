@@ -1,5 +1,6 @@
 """Run an exported file of any format: numpy arrays in, numpy arrays out."""
 
+import ctypes
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from .metadata import FORMATS, KEY, Metadata
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ['Exported', 'need', 'open_exported']
+__all__ = ['Exported', 'compile_openvino', 'need', 'open_exported']
 
 _JSON = f'{KEY}.json'
 
@@ -106,7 +107,7 @@ def _open_openvino(path: Path, threads: int | None) -> Exported:
         model = core.read_model(path)
         text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         metadata = Metadata.from_json(text, str(path))
-        compiled = core.compile_model(model, 'CPU', config)
+        compiled = compile_openvino(core, model, config)
     except RuntimeError as error:
         raise _unreadable(path, error) from error
 
@@ -115,6 +116,32 @@ def _open_openvino(path: Path, threads: int | None) -> Exported:
         return [found[name].copy() for name in metadata.outputs]
 
     return Exported(metadata, run)
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = [('memory', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+
+def compile_openvino(core: Any, model: Any, config: dict[str, Any]) -> Any:
+    """Compile a model for the CPU, and leave signals as they were.
+
+    OpenVINO 2026.4 gives the calling thread a stack for signals and frees it with the model: after
+    that SIGTERM ended the process with SIGSEGV.
+
+    Args:
+        core: ``openvino.Core``.
+        model: What it read.
+        config: Settings of the CPU.
+
+    Returns:
+        The compiled model.
+    """
+    sigaltstack, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
+    sigaltstack(None, ctypes.byref(before))
+    try:
+        return core.compile_model(model, 'CPU', config)
+    finally:
+        sigaltstack(ctypes.byref(before), None)
 
 
 def _open_pt2(path: Path, threads: int | None) -> Exported:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmvheat.errors import UserError
 from mmvheat.export.detection import exportable_detector
 from mmvheat.export.detection_difference import detection_difference
+from mmvheat.export.runtimes import compile_openvino
 
 MASK_RCNN = 'mask-rcnn_vheat-t_fpn_1x_coco'
 RETINANET = 'retinanet_vheat-t_fpn_1x_coco'
@@ -114,8 +115,8 @@ def run(form: dict[str, Any], runtime: str, image: Tensor) -> list[np.ndarray]:
         return session.run(None, {session.get_inputs()[0].name: image.numpy()})
     if runtime == 'openvino':
         openvino = pytest.importorskip('openvino')
-        compiled = openvino.Core().compile_model(
-            form['path'], 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
+        compiled = compile_openvino(
+            openvino.Core(), form['path'], {'INFERENCE_PRECISION_HINT': 'f32'}
         )
         return list(compiled([image.numpy()]).values())
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.export.onnx import DEFAULT_OPSET, make_onnx
-from mmvheat.export.runtimes import need
+from mmvheat.export.runtimes import compile_openvino, need
 from mmvheat.models import VHeat
 
 # What writes and simplifies the graphs.
@@ -113,7 +113,7 @@ def _open_openvino(graph: bytes, dtype: torch.dtype) -> Callable[[np.ndarray], l
         'PERFORMANCE_HINT': 'LATENCY',
     }
     core = need('openvino').Core()
-    compiled = core.compile_model(core.read_model(graph), 'CPU', config)
+    compiled = compile_openvino(core, core.read_model(graph), config)
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         found = compiled(images)
