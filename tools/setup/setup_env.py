@@ -20,7 +20,7 @@ from processes import LOG, ROOT, VENV, VENV_PYTHON, SetupError, pip, run, say, u
 
 STAMP = VENV / '.mmvheat-setup'
 # Measured on Linux x86-64, with room for what Python adds when it imports.
-GB = {'pypi': 5.7, 'cpu': 2.2}
+GB = {'pypi': 6.5, 'cpu': 3.0}
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 IMPORT_CHECK = 'import mmvheat, cv2, mmcv.ops, mmdet, mmpretrain, mmseg, torchvision'
 
@@ -108,7 +108,7 @@ def set_up(choice):
     with contextlib.suppress(FileNotFoundError):
         STAMP.unlink()
 
-    size = '0.3' if cpu else '2.9'
+    size = '0.5' if cpu else '3.1'
     say(f'[2/{steps}] torch {torch} and the stack: {size} GB to download, if uv has it not yet')
     if in_the_way(choice):
         uv_pip('uninstall', *in_the_way(choice))
