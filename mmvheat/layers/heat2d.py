@@ -96,9 +96,15 @@ class Heat2D(nn.Module):
         # Views: the blocks' maps are channels-last, a convolution takes channels first.
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         u, z = self.linear(x, plain).chunk(2, dim=-1)
-        u = conduct(u, self.decay_for(x, freq_embed, decay), plain)
+        u = self.mix(u, freq_embed, decay, plain)
         norm, out = self.out_norm, self.out_linear
         return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
+
+    def mix(
+        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
+    ) -> Tensor:
+        """Conduct the heat (B, H, W, C); the other arguments as of :meth:`forward`."""
+        return conduct(u, self.decay_for(u, freq_embed, decay), plain)
 
     def decay_for(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None) -> Tensor:
         """Find the decay (H, W, C) for a map; arguments as of :meth:`forward`."""
@@ -163,19 +169,11 @@ class FilterOperator2D(Heat2D):
         self.to_k = None
         self.mixer = mixer
 
-    def forward(
-        self,
-        x: Tensor,
-        freq_embed: Tensor | None = None,
-        decay: Tensor | None = None,
-        plain: bool | None = None,
+    def mix(
+        self, u: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool | None
     ) -> Tensor:
         """Filter a map (B, H, W, C); the embedding and the decay are not used."""
-        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        u, z = self.linear(x, plain).chunk(2, dim=-1)
-        norm, out = self.out_norm, self.out_linear
-        u = self.mixer(u)
-        return gated_linear(u, z, norm.weight, norm.bias, norm.eps, out.weight, out.bias, plain)
+        return self.mixer(u)
 
 
 def operator_around(dim: int, mixer: nn.Module, dwconv: bool = True) -> Heat2D:
