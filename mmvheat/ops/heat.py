@@ -21,6 +21,12 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import kernels
+from .conduct_on_cpu import (
+    conduct_by_image,
+    conduct_by_rows,
+    images_are_faster,
+    rows_are_faster,
+)
 from .dct import analysis_basis, synthesis_basis, transform2d
 from .dispatch import compute_dtype, is_plain, multiply, needs_grad, without_autocast
 from .freq_embed import resize_freq_embed
@@ -30,20 +36,14 @@ __all__ = [
     'conduct',
     'conduct_along_axes',
     'conduct_by_matrix',
-    'conduct_by_rows',
     'given_diffusivity',
     'heat_conduction',
     'heat_decay',
     'predict_diffusivity',
-    'rows_are_faster',
     'squared_frequencies',
 ]
 
 _SQUARED_FREQUENCIES = ConstantCache(capacity=128)
-# By measurement: below, the matrix products are as fast or faster.
-_ROWS_FROM_WIDTH = 192
-# Half of the second-level cache of the CPUs this was measured on.
-_CHUNK_BYTES = 2**20
 
 
 def squared_frequencies(size: Sequence[int], like: Tensor) -> Tensor:
@@ -205,8 +205,8 @@ def conduct(x: Tensor, decay: Tensor, plain: bool | None = None) -> Tensor:
     if kernels.kernels_enabled(x.device) and kernels.fits_kernels(x):
         return kernels.heat_conduct(x, decay)
     plain = is_plain((x, decay)) if plain is None else plain
-    if rows_are_faster(x) and plain and not needs_grad((x, decay)):
-        return conduct_by_rows(x, decay)
+    if plain and not needs_grad((x, decay)):
+        return _conduct(x, decay)
     return conduct_by_matrix(x, decay, plain)
 
 
@@ -223,7 +223,8 @@ def conduct_by_matrix(x: Tensor, decay: Tensor, plain: bool | None = None) -> Te
     """
     # A compiler decides by itself what to recompute.
     if is_plain((x, decay)) if plain is None else plain:
-        return _Conduct.apply(x, decay) if needs_grad((x, decay)) else _conduct(x, decay)
+        recorded = needs_grad((x, decay))
+        return _Conduct.apply(x, decay) if recorded else _conduct_at_once(x, decay)
     coefficients = _analyse(x)
     # Compiled under autocast, the transform is where the dtype changes.
     return _synthesise(coefficients * decay.to(coefficients.dtype))
@@ -240,7 +241,16 @@ def _synthesise(coefficients: Tensor, memory: Sequence[Tensor] = ()) -> Tensor:
 
 
 def _conduct(x: Tensor, decay: Tensor) -> Tensor:
-    """Conduct heat in the memory of two maps, while nothing is recorded."""
+    """Conduct heat in the fastest order, while nothing is recorded."""
+    if rows_are_faster(x):
+        return conduct_by_rows(x, decay)
+    if images_are_faster(x):
+        return conduct_by_image(x, decay)
+    return _conduct_at_once(x, decay)
+
+
+def _conduct_at_once(x: Tensor, decay: Tensor) -> Tensor:
+    """Conduct the heat of all images in the memory of two maps."""
     memory = _maps_like(x, 2)
     return _synthesise(_analyse(x, memory).mul_(decay), memory)
 
@@ -279,39 +289,3 @@ class _Conduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = transform2d(multiply(grad, decay, overwrite), *there, memory)
         return grad_x, grad_decay
-
-
-def rows_are_faster(x: Tensor) -> bool:
-    """Whether :func:`conduct_by_rows` beats the matrix products (``docs/benchmarks.md``).
-
-    Long rows overflow a CPU's cache, and bfloat16's batched product copies the basis for each.
-    """
-    return x.device.type == 'cpu' and x.dtype == torch.bfloat16 and x.size(2) >= _ROWS_FROM_WIDTH
-
-
-def conduct_by_rows(x: Tensor, decay: Tensor) -> Tensor:
-    """Conduct heat a few rows at a time: there, decayed and back while they are in the cache.
-
-    Args:
-        x: Map of shape (B, H, W, C), an ordinary tensor; nothing is recorded.
-        decay: Decay of shape (H, W, C), of the map's dtype.
-
-    Returns:
-        Map of shape (B, H, W, C).
-    """
-    _, height, width, channels = x.shape
-    there, back = analysis_basis(width, x), synthesis_basis(width, x)
-    x = _along_height(analysis_basis(height, x), x)
-    step = max(1, _CHUNK_BYTES // max(1, width * channels * x.element_size()))
-    for image in x:
-        for rows, kept in zip(image.split(step), decay.split(step), strict=True):
-            count = rows.size(0)
-            coefficients = torch.bmm(there.expand(count, -1, -1), rows).mul_(kept)
-            torch.bmm(back.expand(count, -1, -1), coefficients, out=rows)
-    return _along_height(synthesis_basis(height, x), x)
-
-
-def _along_height(basis: Tensor, x: Tensor) -> Tensor:
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width * channels)
-    return torch.bmm(basis.expand(batch, -1, -1), x).view(batch, height, width, channels)

@@ -11,8 +11,9 @@ from golden import golden_npz
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from mmvheat.ops import conduct, dct_basis, heat, heat_conduction, heat_decay
-from mmvheat.ops.heat import conduct_along_axes, conduct_by_rows, rows_are_faster
+from mmvheat.ops import conduct, conduct_on_cpu, dct_basis, heat, heat_conduction, heat_decay
+from mmvheat.ops.conduct_on_cpu import conduct_by_image, conduct_by_rows
+from mmvheat.ops.heat import conduct_along_axes
 from mmvheat.ops.reference import heat_conduction_reference
 
 SIZES = [(1, 1), (1, 7), (6, 1), (5, 9), (8, 8), (11, 6)]
@@ -41,19 +42,23 @@ def heat_by_rows(x: Tensor, k: Tensor) -> Tensor:
     return conduct_by_rows(x, heat_decay(k).to(x.dtype))
 
 
+def heat_by_image(x: Tensor, k: Tensor) -> Tensor:
+    return conduct_by_image(x, heat_decay(k).to(x.dtype))
+
+
 def heat_watched(x: Tensor, k: Tensor) -> Tensor:
     return conduct(x, heat_decay(k), plain=False)
 
 
 # The fused kernels have tests of their own: on a CPU they run in Triton's interpreter.
 RECORDED = {'chosen': heat_conduction, 'watched': heat_watched}
-WAYS = RECORDED | {'rows': heat_by_rows}
+WAYS = RECORDED | {'rows': heat_by_rows, 'images': heat_by_image}
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Let the rows come in several pieces on small maps too."""
-    monkeypatch.setattr(heat, '_CHUNK_BYTES', 256)
+    monkeypatch.setattr(conduct_on_cpu, '_CHUNK_BYTES', 256)
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -163,7 +168,7 @@ def test_a_diffusivity_that_is_no_number_stays_so():
 @pytest.mark.slow
 def test_random_sizes_up_to_700_agree_with_scipy(monkeypatch):
     """60 sizes, or 500 in the full run, whichever way of conduction is taken."""
-    monkeypatch.setattr(heat, '_CHUNK_BYTES', 2**20)
+    monkeypatch.setattr(conduct_on_cpu, '_CHUNK_BYTES', 2**20)
     draw = random.Random(0)
     for _ in range(500 if os.environ.get('MMVHEAT_FULL') else 60):
         height, width = draw.randint(1, 700), draw.randint(1, 700)
@@ -252,22 +257,57 @@ def test_low_precision_gradients_err_at_most_twice_as_much_as_plain_torch(dtype,
         assert (grad - expected).norm() <= 2 * (other - expected).norm()
 
 
+@pytest.mark.parametrize('recorded', [False, True])
+@pytest.mark.parametrize('batch', [1, 2])
 @pytest.mark.parametrize('width', [1, 191, 192, 700])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, *LOW_PRECISION], ids=str)
-def test_rows_begin_at_192_columns_in_bfloat16(dtype, width, monkeypatch):
-    """Where they were measured faster, and only while nothing is recorded or watched."""
+def test_orders_on_a_cpu_are_taken_where_they_are_faster(
+    dtype, width, batch, recorded, monkeypatch
+):
+    """Rows from 192 columns in bfloat16, else a single image by itself; never where one watches."""
     taken = []
-    by_rows = heat.conduct_by_rows
-    monkeypatch.setattr(heat, 'conduct_by_rows', lambda *args: taken.append(1) or by_rows(*args))
-    x, decay = torch.randn(1, 2, width, 1, dtype=dtype), torch.rand(2, width, 1)
+    for way in (conduct_by_rows, conduct_by_image):
+
+        def spy(*args, way=way):
+            taken.append(way.__name__)
+            return way(*args)
+
+        monkeypatch.setattr(heat, way.__name__, spy)
+    x, decay = torch.randn(batch, 2, width, 1, dtype=dtype), torch.rand(2, width, 1)
     expected = conduct(x, decay, plain=False)
     assert not taken
+    x.requires_grad_(recorded)
     torch.testing.assert_close(conduct(x, decay), expected, atol=0.05, rtol=0.02)
-    wanted = dtype == torch.bfloat16 and width >= 192
-    assert bool(taken) == wanted == rows_are_faster(x)
-    taken.clear()
-    conduct(x.requires_grad_(), decay)
-    assert not taken
+    if dtype == torch.bfloat16 and width >= 192:
+        assert taken == ['conduct_by_rows']
+    else:
+        assert taken == ['conduct_by_image'] * (batch == 1)
+
+
+@pytest.mark.parametrize('recorded', [False, True])
+def test_large_images_are_conducted_by_the_faster_product(recorded, monkeypatch):
+    """On a CPU that MKL is slow on, and the same within rounding, forward and backward."""
+    x, decay = torch.randn(2, 61, 53, 96), torch.rand(61, 53, 96)
+    products = []
+
+    def spy(*args, product=conduct_on_cpu.product):
+        products.append(1)
+        return product(*args)
+
+    monkeypatch.setattr(conduct_on_cpu, 'product', spy)
+    results = {}
+    for slow in (False, True):
+        monkeypatch.setattr(conduct_on_cpu, 'mkl_is_slow', lambda slow=slow: slow)
+        x.grad = None
+        x.requires_grad_(recorded)
+        results[slow] = [conduct(x, decay)]
+        if recorded:
+            results[slow][0].square().sum().backward()
+            results[slow].append(x.grad)
+        has_product = conduct_on_cpu.has_fused_product(x, x, x)
+        assert len(products) == (4 if slow and has_product else 0)
+    for one, other in zip(results[False], results[True], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(1,), (9,), (5, 4), (2, 1, 5), (3, 4, 2), (2, 1, 3, 2)])

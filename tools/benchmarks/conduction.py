@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mmvheat.ops import dct_basis, heat_conduction, heat_decay, use_kernels
-from mmvheat.ops.heat import conduct_by_matrix, conduct_by_rows
+from mmvheat.ops.conduct_on_cpu import conduct_by_image, conduct_by_rows
+from mmvheat.ops.heat import conduct_by_matrix
 
 # What the backbone runs.
 mmvheat = heat_conduction
@@ -18,6 +19,11 @@ def matrix(x: Tensor, k: Tensor) -> Tensor:
 def rows(x: Tensor, k: Tensor) -> Tensor:
     """In-place and without gradients, whichever way would be chosen."""
     return conduct_by_rows(x, heat_decay(k).to(x.dtype))
+
+
+def images(x: Tensor, k: Tensor) -> Tensor:
+    """One image after the other and without gradients, whichever way would be chosen."""
+    return conduct_by_image(x, heat_decay(k).to(x.dtype))
 
 
 def fused(x: Tensor, k: Tensor) -> Tensor:

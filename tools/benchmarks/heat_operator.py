@@ -15,7 +15,7 @@ from mmvheat.cli.command import run_command
 from mmvheat.errors import UserError
 
 # The functions of conduction.py; the first one is what the backbone runs.
-OPERATORS = ('mmvheat', 'matrix', 'rows', 'fused', 'einsum')
+OPERATORS = ('mmvheat', 'matrix', 'rows', 'images', 'fused', 'einsum')
 MODES = ('forward', 'forward+backward')
 # Those of the stages of vHeat-T at 224, a detection map, and where the paper's Figure 1 ends.
 MAPS = ['7x7x768', '14x14x384', '28x28x192', '56x56x96', '100x168x192', '200x334x96', '256x256x96']

@@ -45,7 +45,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
 def running_in(mode: str, operators: Mapping[str, Operator]) -> dict[str, Operator]:
     """Leave out the operator that works in-place, for no gradient, in a mode with gradients."""
-    in_place = () if mode == 'forward' else ('rows',)
+    in_place = () if mode == 'forward' else ('rows', 'images')
     return {name: operator for name, operator in operators.items() if name not in in_place}
 
 
