@@ -11,6 +11,7 @@ from .compile import CompileBackboneHook
 from .finite_hook import FiniteHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .logger_hook import MainLoggerHook
+from .pack_hook import PackHook
 from .resume import ExactResumeHook
 from .stack_fixes import apply_stack_fixes
 
@@ -21,6 +22,7 @@ __all__ = [
     'FiniteHook',
     'LayerDecayOptimWrapperConstructor',
     'MainLoggerHook',
+    'PackHook',
     'SafeCheckpointHook',
     'apply_stack_fixes',
 ]

@@ -28,6 +28,7 @@ from .dataset_fit import DATA_ERRORS, check_classes, check_samples, empty_data_e
 from .distributed import start_cpu_group, start_loader_worker, uses_cpu
 from .finite_hook import FiniteHook
 from .logger_hook import MainLoggerHook
+from .pack_hook import PackHook
 from .resume import ExactResumeHook, SeededLoader
 from .weights_fit import WeightsFitHook
 
@@ -70,6 +71,7 @@ class CheckedRunner:
         if not any(isinstance(hook, FiniteHook) for hook in self.hooks):
             self.register_hook(FiniteHook())
         self.register_hook(ExactResumeHook())
+        self.register_hook(PackHook())
 
     @staticmethod
     def build_dataloader(

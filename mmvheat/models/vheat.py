@@ -26,6 +26,7 @@ from mmvheat.registry import MODELS
 
 from .arch import VHeatArch, resolve_arch
 from .load_hook import prepare_state_dict
+from .packed import PackedForward
 
 __all__ = ['VHeat']
 
@@ -99,6 +100,7 @@ class VHeat(BaseModule):
             )
         self.frozen_stages = frozen_stages
         self._decay_cache = DerivedCache(decay_cache_mib * 2**20)
+        self._packed = PackedForward()
         # What other tools ask a backbone for: channels and stride of every map it returns.
         self.out_channels = tuple(arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(arch.strides[i] for i in self.out_indices)
@@ -184,9 +186,12 @@ class VHeat(BaseModule):
         Returns:
             Map of shape (B, ceil(H / 2^(2+i)), ceil(W / 2^(2+i)), dims[i]) by stage i.
         """
+        maps = self._packed.maps(self, x, stages)
+        if maps is not None:
+            return maps
         last = max(stages)
         layers = self.layers[: last + 1]
-        kept = self._kept_decays(x, layers)
+        kept = self.kept_decays(x, layers)
         x = self.patch_embed(x)
         maps = {}
         for i, stage in enumerate(layers):
@@ -219,6 +224,32 @@ class VHeat(BaseModule):
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(self.arch.strides[i] for i in self.out_indices)
         self.clear_decay_cache()
+
+    def pack(self, wanted: bool = True) -> 'VHeat':
+        """Keep the weights in the order that this CPU's products want, for faster inference.
+
+        Without it oneDNN brings each weight into that order in each call, which takes longer than
+        to compute the small maps of a single image. From the next forward pass in eval mode
+        without gradients a packed copy of the weights is used, one for each dtype that is computed
+        in (float32, bfloat16), and the residual branches are added by the products themselves.
+        Results differ by rounding alone. It costs the memory of the weights once more.
+
+        Weights that change are noticed before each pass and packed anew: other parameters, changes
+        in-place, and what is done through ``.data`` where it changes the first values of a weight.
+        What changes only later values of a weight through ``.data`` is not noticed: call
+        ``pack()`` again. While one trains, records gradients, traces, compiles or exports, where a
+        module inside has a forward hook, on other devices, and where this torch or CPU has no such
+        products, the ordinary forward pass is taken.
+
+        Args:
+            wanted: False goes back to the ordinary forward pass and frees the memory.
+
+        Returns:
+            The model.
+        """
+        self._packed.clear()
+        self._packed.wanted = wanted
+        return self
 
     def clear_decay_cache(self) -> None:
         """Drop the decays that inference keeps, and free their memory.
@@ -271,6 +302,8 @@ class VHeat(BaseModule):
     def train(self, mode: bool = True) -> 'VHeat':
         """Set the mode; frozen stages stay in eval mode."""
         self.clear_decay_cache()
+        if mode:
+            self._packed.clear()
         super().train(mode)
         self._freeze_stages()
         folded = self.folded_for is not None and not self.layers[0][0].op.k_exp.requires_grad
@@ -287,6 +320,7 @@ class VHeat(BaseModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'VHeat':
         """Move or cast the parameters; leave nothing behind on the old device."""
         self.clear_decay_cache()
+        self._packed.clear()
         return super()._apply(fn, recurse)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
@@ -328,7 +362,7 @@ class VHeat(BaseModule):
         """
         return freq_embed_size(image_size, stage, self.arch.patch_size)
 
-    def _kept_decays(self, x: Tensor, stages: 'Sequence[VHeatStage]') -> 'list[StageDecays | None]':
+    def kept_decays(self, x: Tensor, stages: 'Sequence[VHeatStage]') -> 'list[StageDecays | None]':
         """Look up what is kept for each stage; None where decays are to be computed.
 
         The one comparison of the weights, and the one decision, for the whole forward pass.

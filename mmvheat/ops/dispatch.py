@@ -149,6 +149,12 @@ _len_dispatch_stack = _find('_C._len_torch_dispatch_stack')
 linear_pointwise = _find('ops.mkldnn._linear_pointwise')
 bf16_is_supported = _find('ops.mkldnn._is_mkldnn_bf16_supported')
 
+# The same with an addition fused in, its convolution, and weights in the order that both want.
+linear_pointwise_add = _find('ops.mkldnn._linear_pointwise.binary')
+convolution_pointwise = _find('ops.mkldnn._convolution_pointwise')
+reorder_linear_weight = _find('ops.mkldnn._reorder_linear_weight')
+reorder_convolution_weight = _find('ops.mkldnn._reorder_convolution_weight')
+
 # Parts of the backward passes that are written by hand.
 gelu_backward = _find('ops.aten.gelu_backward')
 silu_backward = _find('ops.aten.silu_backward')

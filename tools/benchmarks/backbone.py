@@ -38,6 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--channels-last', action='store_true', help=text)
     text = 'time every model exported too, in inference on a CPU, by each of these'
     add('--runtime', nargs='+', choices=list(RUNTIMES), default=[], metavar='NAME', help=text)
+    text = 'time vHeat with packed weights too, in inference on a CPU'
+    add('--pack', action='store_true', help=text)
     text = 'compile no further model of a size when preparing them has taken so long'
     add('--compile-limit', type=seconds, metavar='SECONDS', help=text)
     args = parser.parse_args(argv)
@@ -63,6 +65,8 @@ def check_runtimes(args: argparse.Namespace) -> None:
         UserError: If the device or the precision is not theirs.
     """
     args.runtime = list(dict.fromkeys(args.runtime))
+    if args.pack and args.device.type != 'cpu':
+        raise UserError(f'--pack times on a CPU, got --device {args.device}')
     for runtime in args.runtime:
         if args.device.type != 'cpu':
             raise UserError(f'--runtime times on a CPU, got --device {args.device}')

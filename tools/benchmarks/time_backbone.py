@@ -1,6 +1,7 @@
 """What ``backbone.py`` does: compare, time and report models, for inference and for training."""
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from timing import Spread, Timed
 from torch import Tensor, nn
 
 from mmvheat.errors import UserError
+from mmvheat.models import VHeat
 from mmvheat.models.counting import count_model
 
 MIB = 2**20
@@ -26,7 +28,7 @@ def benchmark(args: argparse.Namespace) -> None:
     check_timm(args.models)
     groups = groups_of(args.models, args.published is not None)
     for scale, families in groups.items():
-        names = [f'{name}{form}' for name in families for form in ['', *forms_of(args)]]
+        names = [f'{name}{form}' for name in families for form in ['', *forms_of(args, name)]]
         if args.baseline and args.baseline not in names:
             raise UserError(
                 f'--baseline {args.baseline}: the {scale} models are {", ".join(names)}'
@@ -40,7 +42,7 @@ def benchmark(args: argparse.Namespace) -> None:
     parts = [inference, ['training'] if 'training' in args.phases else []]
     products = products_of(args.device)
     samples = args.repetitions * sum(
-        len(families) * (1 + len(forms_of(args, phase))) + len(products)
+        sum(1 + len(forms_of(args, family, phase)) for family in families) + len(products)
         for families in groups.values()
         for phase in args.phases
     )
@@ -65,7 +67,7 @@ def benchmark(args: argparse.Namespace) -> None:
                     layout=layout,
                 )
                 baselines = (args.baseline, PUBLISHED, OURS)
-                forms = forms_of(args, phases[0])
+                forms = {name: forms_of(args, name, phases[0]) for name in families}
                 rows = time_models(
                     bench, group, builders, phases, baselines, forms, args.compile_limit, products
                 )
@@ -81,11 +83,12 @@ def benchmark(args: argparse.Namespace) -> None:
     bench.draw()
 
 
-def forms_of(args: argparse.Namespace, phase: str = 'throughput') -> list[str]:
+def forms_of(args: argparse.Namespace, family: str, phase: str = 'throughput') -> list[str]:
     """What is added to the name of a model for each further form of it that a phase times."""
+    packed = [' packed'] if args.pack and family == OURS and phase != 'training' else []
     compiled = [' compiled'] if args.compile else []
     exported = [f' {name}' for name in args.runtime if phase != 'training']
-    return compiled + exported
+    return packed + compiled + exported
 
 
 def form_of(phases: Sequence[str]) -> str:
@@ -99,7 +102,7 @@ def time_models(
     builders: Mapping[str, Callable[[], nn.Module]],
     phases: Sequence[str],
     baselines: Sequence[str | None] = (),
-    forms: Sequence[str] = (),
+    forms: Mapping[str, Sequence[str]] | None = None,
     compile_limit: float | None = None,
     products: Sequence[Product] = (),
     check: bool = True,
@@ -112,7 +115,7 @@ def time_models(
         builders: What builds each model.
         phases: What to time: training, or phases of inference.
         baselines: See :meth:`Benchmark.time`.
-        forms: Further forms of each model, see :func:`forms_of`.
+        forms: Further forms of models by name, see :func:`forms_of`.
         compile_limit: Seconds after which no further model is compiled.
         products: Matrix products to time in the same rounds.
         check: Whether to compare models that are not compiled or exported, too.
@@ -122,11 +125,12 @@ def time_models(
     figures: dict[str, dict[str, int | None]] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     graphs: dict[str, Graphs] = {}
-    if ' compiled' in forms:
+    forms = forms or {}
+    if any(' compiled' in some for some in forms.values()):
         torch.compiler.reset()
     began = time.perf_counter()
     for eager, build in builders.items():
-        for name in (eager, *(f'{eager}{form}' for form in forms)):
+        for name in (eager, *(f'{eager}{form}' for form in forms.get(eager, ()))):
             # A compiler that is wrong about others is no reason to say nothing about ours.
             also = (Disagreement,) if name != eager and eager != OURS else ()
             where = {'group': group.name, 'form': form_of(phases)}
@@ -137,6 +141,8 @@ def time_models(
                     group.add(name, build, training)
                 elif eager not in group.models:
                     raise RuntimeError(f'{eager} did not run')
+                elif name.endswith(' packed'):
+                    group.models[name] = packed(group.models[eager])
                 elif not name.endswith(' compiled'):
                     if eager not in graphs:
                         graphs[eager] = Graphs(group.models[eager])
@@ -189,6 +195,15 @@ def time_models(
             rows.append(row)
     bench.write()
     return rows
+
+
+def packed(model: nn.Module) -> nn.Module:
+    """Copy a model of ours and pack its weights."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, VHeat):
+            module.pack()
+    return model
 
 
 def count_flops(family: str, scale: str, size: tuple[int, int], path: str) -> float:

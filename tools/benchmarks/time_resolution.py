@@ -51,7 +51,7 @@ def measure_at(bench: Benchmark, side: int, check: bool) -> list[dict]:
         device=args.device,
     )
     builders = {name: partial(build, name, args.scale, side) for name in args.models}
-    forms = [' compiled'] if args.compile else []
+    forms = dict.fromkeys(builders, [' compiled'] if args.compile else [])
     timed = time_models(bench, group, builders, ['throughput'], forms=forms, check=check)
     rows = {row.name: row for row in timed}
     failures = {one['name']: one['why'] for one in bench.failures if one['group'] == group.name}

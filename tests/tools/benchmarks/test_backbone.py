@@ -215,6 +215,19 @@ def test_an_exported_form_that_disagrees_is_not_reported(outcome, load, monkeypa
     assert 'vheat onnxruntime at batch 2 in float32 disagrees with vheat' in err
 
 
+def test_packed_weights(outcome, load):
+    """They are compared, and timed in inference alone."""
+    status, _, err, record = outcome(*MICRO, '--pack', '--baseline', 'vheat packed')
+    assert status == 0, err
+    names = [(row['measure'], row['name']) for row in record['results']]
+    assert names == [
+        *(('throughput', name) for name in ('vheat', 'vheat packed')),
+        *(('latency', name) for name in ('vheat', 'vheat packed')),
+        ('training', 'vheat'),
+    ]
+    assert 'vheat packed' in {one['of'] for one in record['agreements']}
+
+
 @needs_timm
 @pytest.mark.parametrize('path', ['classifier', 'detection'])
 def test_models_of_timm(outcome, path):
