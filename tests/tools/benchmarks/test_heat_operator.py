@@ -32,11 +32,11 @@ def test_report(outcome, load, tmp_path):
     )
     assert status == 0, err
     assert record['complete'] and record['failures'] == []
-    # Elsewhere 'fused' is 'matrix' again, and 'rows' records nothing.
+    # Elsewhere 'fused' is 'matrix' again, and 'rows' and 'images' record nothing.
     forward = ['copy', *(name for name in command.OPERATORS if name != 'fused')]
     names = {
         'forward': forward,
-        'forward+backward': [name for name in forward if name != 'rows'],
+        'forward+backward': [name for name in forward if name not in ('rows', 'images')],
     }
     rows = {(row['measure'], row['group'], row['name']): row for row in record['results']}
     assert list(rows) == [
