@@ -61,7 +61,7 @@ def test_report(outcome, load, tmp_path):
     ]
     # Each operator: the reference, and at each of three maps the result and, twice, gradients.
     operators = len(forward[1:])
-    assert len(record['agreements']) == operators * (1 + 3) + (operators - 1) * 3 * 3
+    assert len(record['agreements']) == operators * (1 + 3) + (operators - 2) * 3 * 3
     assert all(one['error'] <= one['tolerance'] for one in record['agreements'])
     assert picture.stat().st_size > 10_000
 
