@@ -195,8 +195,10 @@ def _product(x: Tensor, weight: Tensor, plain: bool, memory: Tensor | None = Non
     Returns:
         Tensor of shape (..., C).
     """
+    # In bfloat16 torch's product is oneDNN's, and writes to memory that is there.
     if (
-        mkl_is_slow()
+        x.dtype == torch.float32
+        and mkl_is_slow()
         and not needs_grad((x, weight))
         and has_fused_product(x, weight, weight, plain)
     ):
