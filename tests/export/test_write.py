@@ -13,7 +13,7 @@ from tiny_exports import make_segmentor, make_tiny_classifier, wrap
 from mmvheat.errors import UserError
 from mmvheat.export import Metadata, open_exported, write
 from mmvheat.export.graph import Shape
-from mmvheat.export.metadata import FORMATS
+from mmvheat.export.metadata import FORMATS, HALF
 from mmvheat.export.verify import check_sizes, images, relative_difference
 from mmvheat.export.write import check_request, choose_format, write_exported
 
@@ -112,8 +112,8 @@ def test_a_segmentor_of_pixels_to_labels(label_map: bool, tmp_path: Path):
     export(module, tmp_path / 'model.onnx', Shape((64, 96), 2, True))
 
 
-@pytest.mark.parametrize('suffix', ['.torchscript', '.pt2'])
-@pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('suffix', ['.torchscript', '.pt2', '.onnx'])
+@pytest.mark.parametrize('precision', HALF)
 def test_half_precision(precision: str, suffix: str, classifier, file: Callable, tmp_path: Path):
     path = tmp_path / f'model{suffix}'
     export(wrap(classifier), path, Shape((64, 64), 1), precision)

@@ -11,7 +11,7 @@ from in_process import load_script, run_script
 from tiny_models import CLASSES, make_tiny_model
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.export import metadata, open_exported, quantize
+from mmvheat.export import metadata, open_exported
 
 CONFIGS = Path(__file__).parent / 'configs'
 _TOOL = 'tools/export.py'
@@ -45,7 +45,7 @@ def export(tmp_path, checkpoints, tiny_data, monkeypatch, capsys) -> Callable:
 
 def test_its_choices_are_those_of_the_package():
     tool = load_script(_TOOL)
-    assert tool.FORMATS == tuple(metadata.FORMATS) and tool.HALF == quantize.HALF
+    assert tool.FORMATS == tuple(metadata.FORMATS) and tool.HALF == metadata.HALF
 
 
 def test_a_label_map_of_pixels(export: Callable, checkpoints: dict[str, Path]):
