@@ -153,7 +153,10 @@ def _write(
         else:
             write_pt2(export_graph(module, shape), path, metadata)
         return
-    model = make_onnx(export_graph(module, shape), module.output_names, metadata.opset)
+    # With a given batch torch.export cannot prove that maps of every size can be reshaped.
+    drawn = replace(shape, batch=None) if shape.size is None else shape
+    graph = export_graph(module, drawn)
+    model = make_onnx(graph, module.output_names, metadata.opset, shape.batch)
     if metadata.precision == 'int8':
         model = _quantized(model, path.parent, metadata, calibration)
     elif (metadata.format, metadata.precision) == ('onnx', 'bfloat16'):

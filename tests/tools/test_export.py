@@ -118,7 +118,7 @@ def test_int8(export: Callable, tiny_data: Path):
         ('classification', 'a.pt2 --label-map', '--label-map is for whole segmentors'),
         ('detection', 'a.onnx --batch dynamic', 'exported for one size of a batch'),
         ('detection', 'a.onnx --size dynamic', 'a whole detector is exported for one size'),
-        ('classification', 'a.onnx --size dynamic --batch 1', 'leave --batch out'),
+        ('classification', 'a.pt2 --size dynamic --batch 1', 'leave --batch out'),
         ('detection', 'a.onnx --size 65 64', 'multiples of 32'),
     ],
 )
