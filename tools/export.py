@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded.model, facts, args.preprocess, args.label_map, args.features
     )
     size = None if args.size == DYNAMIC else args.size or own
-    batch = _number_of_images(args.batch, size, module.task)
+    batch = _number_of_images(args.batch, size, module.task, format)
     shape = Shape(size, batch, args.preprocess)
     if shape.size is not None and any(side % facts.divisor for side in shape.size):
         raise UserError(
@@ -189,7 +189,7 @@ def _metadata(args, format, precision, loaded, facts: 'InputFacts', shape: 'Shap
 
 
 def _number_of_images(
-    batch: int | str | None, size: tuple[int, int] | None, task: str
+    batch: int | str | None, size: tuple[int, int] | None, task: str, format: str
 ) -> int | None:
     """Choose the size of a batch; None for any."""
     if task == 'detection':
@@ -200,9 +200,10 @@ def _number_of_images(
         if batch == DYNAMIC:
             raise UserError('a whole detector is exported for one size of a batch: give --batch N')
         return batch or 1
-    if size is None and isinstance(batch, int):
-        # torch.export cannot prove that a batch of one is no map of one column.
-        raise UserError('files for any size take batches of any length: leave --batch out')
+    if size is None and isinstance(batch, int) and format == 'torch-export':
+        raise UserError(
+            'torch-export files for any size take batches of any length: leave --batch out'
+        )
     return None if batch in (None, DYNAMIC) else batch
 
 

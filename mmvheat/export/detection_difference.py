@@ -24,6 +24,9 @@ class DetectionDifference:
         mask: Largest difference of a probability in its mask; 0 where there are no masks.
         ties: Detections of one side alone that a near-tie explains.
         unmatched: All other detections of one side alone, one line each.
+        lost: Their share of the scores of both sides.
+        outline: Share of the cells inside either mask of a matched detection that one of the two
+            alone has inside; 0 where there are no masks.
     """
 
     matched: int
@@ -32,6 +35,8 @@ class DetectionDifference:
     mask: float
     ties: int
     unmatched: tuple[str, ...]
+    lost: float
+    outline: float
 
     def __str__(self) -> str:
         lines = [
@@ -47,6 +52,7 @@ def detection_difference(
     score_threshold: float = 0.05,
     iou_threshold: float = 0.5,
     tie: float = 1e-3,
+    mask_threshold: float = 0.5,
 ) -> DetectionDifference:
     """Match detections by class and overlap, and measure the largest differences.
 
@@ -63,6 +69,7 @@ def detection_difference(
         score_threshold: The detector's; what one side alone has below it does not count.
         iou_threshold: The detector's threshold of non-maximum suppression.
         tie: Difference of scores, or of overlaps, that counts as none.
+        mask_threshold: Probability from which on a cell of a mask is inside.
 
     Raises:
         ValueError: If the two sides differ in names or shapes.
@@ -71,8 +78,10 @@ def detection_difference(
     if shapes[0] != shapes[1]:
         raise ValueError(f'outputs of the shapes {shapes[1]} instead of {shapes[0]}')
     if not all(np.isfinite(rows).all() for side in (expected, found) for rows in side.values()):
-        return DetectionDifference(0, np.inf, np.inf, np.inf, 0, ('values that are not finite',))
+        words = ('values that are not finite',)
+        return DetectionDifference(0, np.inf, np.inf, np.inf, 0, words, np.inf, np.inf)
     matched, ties, unmatched = 0, 0, []
+    lost, scores, differing, inside = 0.0, 0.0, 0, 0
     largest = dict(scores=0.0, boxes=0.0, masks=0.0)
     for image in range(len(expected['scores'])):
         sides = [_used(side, image) for side in (expected, found)]
@@ -81,6 +90,9 @@ def detection_difference(
         for name in largest.keys() & expected.keys():
             one, other = (side[name][[pair[i] for pair in pairs]] for i, side in enumerate(sides))
             largest[name] = max(largest[name], float(np.abs(one - other).max(initial=0)))
+            if name == 'masks':
+                one, other = one >= mask_threshold, other >= mask_threshold
+                differing, inside = differing + (one ^ other).sum(), inside + (one | other).sum()
         alone = [
             sorted(set(range(len(side['scores']))) - {pair[i] for pair in pairs})
             for i, side in enumerate(sides)
@@ -88,16 +100,25 @@ def detection_difference(
         full = [len(side['scores']) == expected['scores'].shape[1] for side in sides]
         excused = _excused(sides, alone, full, score_threshold, iou_threshold, tie)
         ties += len(excused)
+        scores += sum(side['scores'].sum() for side in sides)
         for i, word in enumerate(('missing', 'not expected')):
             for row in alone[i]:
                 if (i, row) not in excused:
                     box = ', '.join(f'{x:.1f}' for x in sides[i]['boxes'][row])
                     label, score = sides[i]['labels'][row], sides[i]['scores'][row]
+                    lost += score
                     unmatched.append(
                         f'{word} in image {image}: class {label}, score {score:.4f}, box ({box})'
                     )
     return DetectionDifference(
-        matched, largest['scores'], largest['boxes'], largest['masks'], ties, tuple(unmatched)
+        matched=matched,
+        score=largest['scores'],
+        box=largest['boxes'],
+        mask=largest['masks'],
+        ties=ties,
+        unmatched=tuple(unmatched),
+        lost=float(lost / scores) if lost else 0.0,
+        outline=float(differing / max(inside, 1)),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmvheat.errors import UserError
 
-__all__ = ['FORMATS', 'KEY', 'Metadata']
+__all__ = ['FORMATS', 'HALF', 'KEY', 'Metadata']
 
 # Where a file has the text: this key of ONNX's metadata_props and of OpenVINO's rt_info, a file of
 # this name with .json in torch's.
@@ -18,6 +18,7 @@ FORMATS = {
     'openvino': '.xml',
     'torchscript': '.torchscript',
 }
+HALF = 'float16', 'bfloat16'
 
 
 @dataclass(frozen=True)

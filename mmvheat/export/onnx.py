@@ -19,7 +19,10 @@ DEFAULT_OPSET = 20
 
 
 def make_onnx(
-    graph: torch.export.ExportedProgram, outputs: tuple[str, ...], opset: int
+    graph: torch.export.ExportedProgram,
+    outputs: tuple[str, ...],
+    opset: int,
+    batch: int | None = None,
 ) -> 'ModelProto':
     """Turn a graph into an ONNX model, and simplify it.
 
@@ -27,6 +30,7 @@ def make_onnx(
         graph: The graph, of :func:`.graph.export_graph`.
         outputs: Names of its outputs.
         opset: Version of the operators, within :data:`OPSETS`.
+        batch: Number of images to fix, where the graph leaves it open.
 
     Raises:
         UserError: If onnx, onnxscript or onnxslim is missing.
@@ -42,7 +46,11 @@ def make_onnx(
         output_names=list(outputs),
         verbose=False,
     )
-    return onnxslim.slim(program.model_proto)
+    model = program.model_proto
+    if batch is not None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    return onnxslim.slim(model)
 
 
 def write_onnx(model: 'ModelProto', path: Path, metadata: Metadata) -> None:

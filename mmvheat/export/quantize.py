@@ -1,4 +1,4 @@
-"""Smaller and faster forms of an exported ONNX model: int8, float16 and bfloat16.
+"""Smaller and faster forms of an exported ONNX model: int8, and weights in bfloat16.
 
 int8 is ONNX Runtime's static quantisation: the linear layers and convolutions compute with 8-bit
 weights, a scale for each output channel, and 8-bit activations, whose ranges are found on
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-__all__ = ['HALF', 'quantize', 'to_half']
+__all__ = ['quantize', 'with_bfloat16_weights']
 
-HALF = ('float16', 'bfloat16')
 _OPERATORS = ['MatMul', 'Gemm', 'Conv']
 # They give float32 at once; to quantise their outputs, too, costs time and accuracy.
 _FLOAT_OUTPUTS = ['MatMul', 'Gemm']
-# A smaller tensor, say a bias, saves nothing.
+# A smaller weight saves nothing.
 _SMALLEST = 256
 
 
@@ -78,35 +77,15 @@ def quantize(source: Path, target: Path, images: Iterable['np.ndarray']) -> None
         )
 
 
-def to_half(model: 'onnx.ModelProto', dtype: str) -> 'onnx.ModelProto':
-    """Make the float16 or bfloat16 form of a float32 ONNX model; inputs and outputs stay float32.
+def with_bfloat16_weights(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
+    """Store the weights of linear layers and convolutions as bfloat16.
 
-    float16 computes in float16 where the runtime can, which are GPUs: ONNX Runtime's CPU computes
-    in float32 and converts. bfloat16 is a form of the weights alone, for ONNX Runtime has no
-    convolution in it: they take half the place, and the arithmetic is float32.
+    Runtimes widen them when they load the model, and compute in float32: ONNX Runtime has no
+    convolution in bfloat16. Everything else, say the anchors of a detector, stays float32.
 
     Args:
-        model: The model; it is left as it is.
-        dtype: ``'float16'`` or ``'bfloat16'``.
-
-    Raises:
-        UserError: If the type is another one.
+        model: The float32 model; it is left as it is.
     """
-    import onnx
-
-    if dtype not in HALF:
-        raise UserError(f'half precision is {" or ".join(HALF)}, got {dtype}')
-    if dtype == 'float16':
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return convert_float_to_float16(copy, keep_io_types=True)
-    return _with_bfloat16_weights(model)
-
-
-def _with_bfloat16_weights(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
-    """Store the weights as bfloat16; runtimes widen them when they load the model."""
     import ml_dtypes
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -114,9 +93,12 @@ def _with_bfloat16_weights(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     casts = []
+    layers = [node for node in copy.graph.node if node.op_type in (*_OPERATORS, 'ConvTranspose')]
+    weights = {node.input[1] for node in layers}
     for weight in copy.graph.initializer:
         array = numpy_helper.to_array(weight)
-        if weight.data_type != TensorProto.FLOAT or array.size < _SMALLEST:
+        is_float = weight.data_type == TensorProto.FLOAT
+        if weight.name not in weights or not is_float or array.size < _SMALLEST:
             continue
         name, stored = weight.name, f'{weight.name}_bfloat16'
         data = array.astype(ml_dtypes.bfloat16).tobytes()

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -144,8 +145,16 @@ def compile_openvino(core: Any, model: Any, config: dict[str, Any]) -> Any:
         sigaltstack(ctypes.byref(before), None)
 
 
-def _open_pt2(path: Path, threads: int | None) -> Exported:
+def _torch() -> ModuleType:
+    """Import torch, and torchvision where it is, whose operators detectors need."""
     torch = need('torch')
+    with suppress(ImportError):
+        import_module('torchvision')
+    return torch
+
+
+def _open_pt2(path: Path, threads: int | None) -> Exported:
+    torch = _torch()
     extra = {_JSON: ''}
     try:
         program = torch.export.load(path, extra_files=extra)
@@ -157,7 +166,7 @@ def _open_pt2(path: Path, threads: int | None) -> Exported:
 
 
 def _open_torchscript(path: Path, threads: int | None) -> Exported:
-    torch = need('torch')
+    torch = _torch()
     extra = {_JSON: ''}
     try:
         script = torch.jit.load(path, map_location='cpu', _extra_files=extra)

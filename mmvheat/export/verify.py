@@ -12,6 +12,7 @@ from mmvheat.errors import UserError
 
 from .detection_difference import detection_difference
 from .graph import SIZES, Shape
+from .metadata import Metadata
 from .runtimes import open_exported
 from .wrappers import ExportedDetector, ExportedModule, ExportedSegmentor
 
@@ -19,6 +20,9 @@ __all__ = ['TOLERANCES', 'Check', 'check_sizes', 'images', 'verify']
 
 # Largest difference over the largest value. What int8 loses is measured on data, not here.
 TOLERANCES = {'float32': 1e-4, 'float16': 2e-2, 'bfloat16': 1e-1}
+# Rounding to half precision swaps proposals of nearly one score, which no output tells: the share
+# of the scores that detections without a partner may then have. By measurement, see docs/export.md.
+_LOST = {'float16': 0.2, 'bfloat16': 0.3}
 # Of a dynamic batch.
 _BATCHES = 1, 3
 _SEEDS = 0, 1
@@ -37,6 +41,8 @@ class Check:
             of pixels that differ where torch itself is not undecided. Of detections, matched by
             class and overlap, the largest difference of boxes over the image's longer side, of
             scores, and of probabilities in masks; of their labels, the number without a partner.
+            Where the file does not compute in float32, masks are compared by what is inside them,
+            and detections without a partner by their share of the scores.
         allowed: How large it may be; None for any.
     """
 
@@ -116,20 +122,23 @@ def verify(
         UserError: If the file cannot be read.
     """
     exported = open_exported(path)
-    allowed = TOLERANCES.get(exported.metadata.precision)
+    metadata = exported.metadata
+    allowed = dict.fromkeys(module.output_names, TOLERANCES.get(metadata.precision))
+    if isinstance(module, ExportedDetector) and metadata.precision in _LOST:
+        allowed['labels'] = _LOST[metadata.precision]
     checks = []
     for size in sizes:
         for batch in _BATCHES if shape.batch is None else [shape.batch]:
             for kind, seed in zip(('noise', 'blots'), _SEEDS, strict=True):
                 image = images(kind, size, batch, seed, shape.preprocess)
-                found = exported(image)
-                for name, difference in _differences(module, image, found).items():
-                    checks.append(Check(size, batch, kind, name, difference, allowed))
+                differences = _differences(module, image, exported(image), metadata)
+                for name, difference in differences.items():
+                    checks.append(Check(size, batch, kind, name, difference, allowed[name]))
     return checks
 
 
 def _differences(
-    module: ExportedModule, image: np.ndarray, found: dict[str, np.ndarray]
+    module: ExportedModule, image: np.ndarray, found: dict[str, np.ndarray], metadata: Metadata
 ) -> dict[str, float]:
     """Largest difference of each output."""
     with torch.inference_mode():
@@ -139,23 +148,28 @@ def _differences(
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     expected = dict(zip(module.output_names, (one.numpy() for one in outputs), strict=True))
     if isinstance(module, ExportedDetector):
-        return _detection_differences(found, expected, max(image.shape[2:]))
+        height, width = image.shape[1:3] if module.input.preprocess else image.shape[2:]
+        return _detection_differences(found, expected, max(height, width), metadata)
     return {name: relative_difference(found[name], expected[name]) for name in expected}
 
 
 def _detection_differences(
-    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], longest: int
+    found: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    longest: int,
+    metadata: Metadata,
 ) -> dict[str, float]:
-    """Differences of detections that are the same object, and the number of all others."""
+    """Differences of detections that are the same object, and how much all others are."""
     try:
-        difference = detection_difference(expected, found)
+        difference = detection_difference(expected, found, mask_threshold=metadata.mask_threshold)
     except ValueError:
         return dict.fromkeys(expected, float('inf'))
+    exact = metadata.precision == 'float32'
     values = {
         'boxes': difference.box / longest,
         'scores': difference.score,
-        'labels': float(len(difference.unmatched)),
-        'masks': difference.mask,
+        'labels': float(len(difference.unmatched)) if exact else difference.lost,
+        'masks': difference.mask if exact else difference.outline,
     }
     return {name: values[name] for name in expected}
 
@@ -199,10 +213,10 @@ def report_failure(checks: Sequence[Check], target: str) -> None:
     failed = [check for check in checks if not check.passed]
     if not failed:
         return
-    worst = max(failed, key=lambda check: check.difference)
+    worst = max(failed, key=lambda check: check.difference / check.allowed)
     height, width = worst.size
     raise UserError(
         f'{target} is not written: for {worst.batch} images of {height} x {width} its '
-        f"{worst.output} differ from torch's by {worst.difference:.1e} of the largest value, more "
-        f'than {worst.allowed:.0e}: try another --opset or --format'
+        f"{worst.output} differ from torch's by {worst.difference:.1e}, more than "
+        f'{worst.allowed:.0e}: try another --opset or --format'
     )

@@ -176,7 +176,7 @@ def exportable(
     module = copy.deepcopy(module).eval().requires_grad_(False)
     for backbone in [part for part in module.modules() if isinstance(part, VHeat)]:
         if backbone.folded_for is None:
-            if size is not None:
+            if size is not None and backbone.arch.has_decays:
                 backbone.fold(size)
         elif size != backbone.folded_for:
             height, width = backbone.folded_for

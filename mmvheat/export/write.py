@@ -14,7 +14,7 @@ from mmvheat.checkpoint.io.writing import check_target
 from mmvheat.errors import UserError
 
 from .graph import Shape, export_graph
-from .metadata import FORMATS, Metadata
+from .metadata import FORMATS, HALF, Metadata
 from .onnx import OPSETS, make_onnx, write_onnx
 from .openvino import write_openvino
 from .runtimes import need
@@ -31,7 +31,6 @@ _NEEDS = {
     'onnx': ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime'),
     'openvino': ('onnx', 'onnxscript', 'onnxslim', 'openvino'),
 }
-_HALF = 'float16', 'bfloat16'
 
 
 def choose_format(path: str, format: str | None) -> str:
@@ -142,9 +141,11 @@ def _write(
     metadata: Metadata,
     calibration: 'Iterable[np.ndarray]',
 ) -> None:
-    half = metadata.precision in _HALF
     by_torch = metadata.format in ('torch-export', 'torchscript')
-    dtype = getattr(torch, metadata.precision) if half and by_torch else torch.float32
+    # OpenVINO makes its weights small itself.
+    in_half = by_torch or (metadata.format, metadata.precision) == ('onnx', 'float16')
+    half = in_half and metadata.precision in HALF
+    dtype = getattr(torch, metadata.precision) if half else torch.float32
     module = exportable(module, shape.size, dtype)
     if by_torch:
         if metadata.format == 'torchscript':
@@ -152,13 +153,16 @@ def _write(
         else:
             write_pt2(export_graph(module, shape), path, metadata)
         return
-    model = make_onnx(export_graph(module, shape), module.output_names, metadata.opset)
+    # With a given batch torch.export cannot prove that maps of every size can be reshaped.
+    drawn = replace(shape, batch=None) if shape.size is None else shape
+    graph = export_graph(module, drawn)
+    model = make_onnx(graph, module.output_names, metadata.opset, shape.batch)
     if metadata.precision == 'int8':
         model = _quantized(model, path.parent, metadata, calibration)
-    elif half and metadata.format == 'onnx':
-        from .quantize import to_half
+    elif (metadata.format, metadata.precision) == ('onnx', 'bfloat16'):
+        from .quantize import with_bfloat16_weights
 
-        model = to_half(model, metadata.precision)
+        model = with_bfloat16_weights(model)
     (write_onnx if metadata.format == 'onnx' else write_openvino)(model, path, metadata)
 
 

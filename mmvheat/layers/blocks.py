@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvheat.ops import mlp
-from mmvheat.ops.dispatch import runs_plain
+from mmvheat.ops.dispatch import has_open_size, runs_plain
 from mmvheat.ops.halving import halve_by_product, halving_by_product_is_faster
 
 from .heat2d import Heat2D
@@ -93,7 +93,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to (B, ceil(H / P), ceil(W / P), dim), padded with zeros."""
         patch = self.conv1.stride[0]
-        if x.size(2) % patch or x.size(3) % patch:
+        if has_open_size(x.shape) or x.size(2) % patch or x.size(3) % patch:
             x = F.pad(x, (0, -x.size(3) % patch, 0, -x.size(2) % patch))
         return self.norm1(self.conv1(x))
 

@@ -25,11 +25,13 @@ def side(*rows: tuple[float, float, int], count: int = ROWS) -> dict[str, np.nda
 def test_measures_what_both_have_in_any_order():
     expected = side((0, 0.9, 1), (50, 0.8, 1), (50, 0.7, 2))
     found = side((50, 0.7, 2), (0.25, 0.875, 1), (50, 0.8, 1))
-    found['masks'][0, 2] = 0.5
+    expected['masks'][0, 1, 0], found['masks'][0, 2] = 0.75, 0.5
     difference = detection_difference(expected, found)
     assert (difference.matched, difference.ties, difference.unmatched) == (3, 0, ())
     assert difference.score == pytest.approx(0.025)
     assert (difference.box, difference.mask) == (0.25, 0.5)
+    # Two cells of four are inside on one side, all four on the other.
+    assert (difference.lost, difference.outline) == (0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,9 @@ def test_names_what_one_side_has_alone(expected: list, found: list):
     alone = abs(len(expected) - len(found)) or 2
     assert len(difference.unmatched) == alone and difference.ties == 0
     assert 'class 1' in difference.unmatched[0]
+    scores = [[score for _, score, _ in one] for one in (expected, found)]
+    lost = 2 * 0.9 if alone == 2 else abs(sum(scores[0]) - sum(scores[1]))
+    assert difference.lost == pytest.approx(lost / (sum(scores[0]) + sum(scores[1])))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from shutil import which
 
 import pytest
 import torch
+from tiny_variants import VARIANTS
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmvheat.models import VHeat
@@ -104,6 +105,19 @@ def test_the_inference_form_compiles_too():
     with torch.no_grad():
         x = images(3)
         torch.testing.assert_close(fast(x)[1], model(x)[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_variants_compile_once_for_a_changing_batch(variant):
+    torch.manual_seed(0)
+    arch = dict(depths=(1,), dims=8) | VARIANTS[variant]
+    model = VHeat(arch, img_size=(24, 32), out_indices=-1).eval()
+    fast, counter = compiled(model)
+    with torch.no_grad():
+        for batch in (2, 5):
+            x = images(batch)
+            torch.testing.assert_close(fast(x)[0], model(x)[0], atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow

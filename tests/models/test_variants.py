@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
+from tiny_variants import VARIANTS
 
 from mmvheat.checkpoint import (
     change_form,
@@ -22,16 +23,6 @@ from mmvheat.models.counting import count_model
 from mmvheat.ops import FREQ_EMBED_MODES
 
 PLAIN = dict(depths=(1, 2), dims=8)
-VARIANTS = {
-    'learned': dict(diffusivity='learned'),
-    'shared': dict(diffusivity='shared'),
-    'fixed': dict(diffusivity='fixed', k=0.5),
-    'dct_filter': dict(operator='dct_filter'),
-    'global_filter': dict(operator='global_filter'),
-    'identity': dict(operator='identity'),
-    'no_dwconv': dict(dwconv=False),
-    'isotropic': dict(depths=(2,), patch_size=7),
-}
 SIZED = ['learned', 'dct_filter', 'global_filter', 'no_dwconv', 'isotropic']
 FOLDABLE = [name for name in VARIANTS if name not in ('global_filter', 'identity')]
 # What each has in a block beside the linear layers and norms, and in the backbone.

@@ -11,7 +11,7 @@ from in_process import load_script, run_script
 from tiny_models import CLASSES, make_tiny_model
 
 from mmvheat.checkpoint import fold_file
-from mmvheat.export import metadata, open_exported, quantize
+from mmvheat.export import metadata, open_exported
 
 CONFIGS = Path(__file__).parent / 'configs'
 _TOOL = 'tools/export.py'
@@ -45,7 +45,7 @@ def export(tmp_path, checkpoints, tiny_data, monkeypatch, capsys) -> Callable:
 
 def test_its_choices_are_those_of_the_package():
     tool = load_script(_TOOL)
-    assert tool.FORMATS == tuple(metadata.FORMATS) and tool.HALF == quantize.HALF
+    assert tool.FORMATS == tuple(metadata.FORMATS) and tool.HALF == metadata.HALF
 
 
 def test_a_label_map_of_pixels(export: Callable, checkpoints: dict[str, Path]):
@@ -118,7 +118,7 @@ def test_int8(export: Callable, tiny_data: Path):
         ('classification', 'a.pt2 --label-map', '--label-map is for whole segmentors'),
         ('detection', 'a.onnx --batch dynamic', 'exported for one size of a batch'),
         ('detection', 'a.onnx --size dynamic', 'a whole detector is exported for one size'),
-        ('classification', 'a.onnx --size dynamic --batch 1', 'leave --batch out'),
+        ('classification', 'a.pt2 --size dynamic --batch 1', 'leave --batch out'),
         ('detection', 'a.onnx --size 65 64', 'multiples of 32'),
     ],
 )
