@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mmvheat.errors import UserError
 from mmvheat.models import VHeat
 
+from .rows import use_rows
+
 __all__ = [
     'ExportedClassifier',
     'ExportedDetector',
@@ -185,6 +187,8 @@ def exportable(
                 f'the checkpoint is folded for images of {height} x {width}, not for {wanted}: '
                 f'give --size {height} {width}, or the checkpoint it was folded from'
             )
+        if size is not None:
+            use_rows(backbone)
     _replace(module)
     module.model.to(dtype)
     module.dtype = dtype

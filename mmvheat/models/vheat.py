@@ -306,8 +306,9 @@ class VHeat(BaseModule):
             self._packed.clear()
         super().train(mode)
         self._freeze_stages()
-        folded = self.folded_for is not None and not self.layers[0][0].op.k_exp.requires_grad
-        if mode and folded and not self._warned_of_folding:
+        if not mode or self.folded_for is None or self._warned_of_folding:
+            return self
+        if not self.layers[0][0].op.k_exp.requires_grad:
             self._warned_of_folding = True
             print_log(
                 'The backbone is folded for inference: its decays (k_exp) are fixed and are not '

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.export.onnx import DEFAULT_OPSET, make_onnx
+from mmvheat.export.rows import use_rows
 from mmvheat.export.runtimes import compile_openvino, need
 from mmvheat.models import VHeat
 
@@ -79,9 +80,10 @@ class Exported(nn.Module):
 def _export(model: nn.Module, images: Tensor) -> bytes:
     """Write a model for images of one shape as ONNX."""
     model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if isinstance(module, VHeat) and module.folded_for is None:
+    for module in [part for part in model.modules() if isinstance(part, VHeat)]:
+        if module.folded_for is None:
             module.fold(images.shape[2:])
+        use_rows(module)
     images = images.contiguous()
     with torch.no_grad(), torch.autocast('cpu', enabled=False), warnings.catch_warnings():
         warnings.simplefilter('ignore')
