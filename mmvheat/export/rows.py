@@ -75,15 +75,16 @@ class RowBlock(nn.Module):
         return self.block(x.flatten(0, 2), freq_embed, decay).view(x.shape)
 
 
-def use_rows(backbone: VHeat) -> None:
+def use_rows(backbone: VHeat, size: tuple[int, int]) -> None:
     """Give a backbone these forms of its parts, in-place; its weights then have other names.
 
     Args:
-        backbone: The backbone, folded for the size of the images and in eval mode.
+        backbone: The backbone in eval mode, folded for the size if it has decays.
+        size: Height and width of the images.
     """
     for i, stage in enumerate(backbone.layers):
         for j, block in enumerate(stage.blocks()):
-            stage[j] = RowBlock(block, backbone.map_size(backbone.folded_for, i))
+            stage[j] = RowBlock(block, backbone.map_size(size, i))
         if len(stage) > stage.depth:
             _use_row_norms(stage[-1])
     _use_row_norms(backbone.patch_embed)

@@ -188,7 +188,7 @@ def exportable(
                 f'give --size {height} {width}, or the checkpoint it was folded from'
             )
         if size is not None:
-            use_rows(backbone)
+            use_rows(backbone, size)
     _replace(module)
     module.model.to(dtype)
     module.dtype = dtype

@@ -83,7 +83,7 @@ def _export(model: nn.Module, images: Tensor) -> bytes:
     for module in [part for part in model.modules() if isinstance(part, VHeat)]:
         if module.folded_for is None:
             module.fold(images.shape[2:])
-        use_rows(module)
+        use_rows(module, tuple(images.shape[2:]))
     images = images.contiguous()
     with torch.no_grad(), torch.autocast('cpu', enabled=False), warnings.catch_warnings():
         warnings.simplefilter('ignore')
