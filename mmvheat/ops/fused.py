@@ -286,7 +286,8 @@ class _GatedLinear(torch.autograd.Function):
         """Compute it; the norm in its parameters' precision, the product in the weight's."""
         ctx.save_for_backward(u, z, norm_weight, norm_bias, weight)
         ctx.eps = eps
-        normed = F.layer_norm(u.to(norm_weight), norm_weight.shape, norm_weight, norm_bias, eps)
+        wide = _for_norm(u, norm_weight)
+        normed = F.layer_norm(wide, norm_weight.shape, norm_weight, norm_bias, eps)
         return _linear_in_training(normed.mul_(F.silu(z)).to(weight), weight, bias)
 
     @staticmethod
@@ -294,7 +295,7 @@ class _GatedLinear(torch.autograd.Function):
         """Return the gradients of all but ``eps``."""
         u, z, norm_weight, norm_bias, weight = ctx.saved_tensors
         shape = norm_weight.shape
-        wide = u.to(norm_weight)
+        wide = _for_norm(u, norm_weight)
         normed, mean, rstd = dispatch.native_layer_norm(
             wide, shape, norm_weight, norm_bias, ctx.eps
         )
@@ -318,6 +319,13 @@ class _GatedLinear(torch.autograd.Function):
         )
         grads = grad_u.to(u), grad_z, grad_norm_weight, grad_norm_bias
         return *grads, None, grad_weight, rows.sum(0)
+
+
+def _for_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Cast what is to be normalised, where the norm does not take both dtypes as a CPU's does."""
+    dtypes = x.dtype, weight.dtype
+    is_taken = x.device.type == 'cpu' and dtypes == (torch.bfloat16, torch.float32)
+    return x if is_taken else x.to(weight)
 
 
 def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
