@@ -1,6 +1,7 @@
 """vHeat's blocks on matrices, a row a position: the form that other runtimes compute fastest.
 
-``docs/export.md`` says what it saves.
+``docs/benchmarks.md`` says what it saves. The matrices of a batch are not joined to one of two
+dimensions: with a few dozen channels and four positions OpenVINO 2026.4 crashes on that.
 """
 
 import torch
@@ -26,7 +27,7 @@ class RowNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a map (B, H, W, C)."""
-        return super().forward(x.flatten(0, 2)).view(x.shape)
+        return super().forward(x.flatten(1, 2)).view(x.shape)
 
 
 class RowHeat2D(nn.Module):
@@ -47,14 +48,14 @@ class RowHeat2D(nn.Module):
     def forward(
         self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None, plain: bool
     ) -> Tensor:
-        """Map (B H W, C) to (B H W, C); the other arguments as of :meth:`Heat2D.forward`."""
+        """Map (B, H W, C) to (B, H W, C); the other arguments as of :meth:`Heat2D.forward`."""
         op = self.op
-        x = op.dwconv(self._as_map(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(0, 2)
-        heat = op.mix(self._as_map(self.to_heat(x)), freq_embed, decay, plain).flatten(0, 2)
+        x = op.dwconv(self._as_map(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        heat = op.mix(self._as_map(self.to_heat(x)), freq_embed, decay, plain).flatten(1, 2)
         return op.out_linear(op.out_norm(heat) * F.silu(self.to_gate(x)))
 
     def _as_map(self, x: Tensor) -> Tensor:
-        return x.view(-1, *self.size, x.size(1))
+        return x.unflatten(1, self.size)
 
 
 class RowBlock(nn.Module):
@@ -72,7 +73,7 @@ class RowBlock(nn.Module):
 
     def forward(self, x: Tensor, freq_embed: Tensor | None, decay: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); the other arguments as of :class:`HeatBlock`."""
-        return self.block(x.flatten(0, 2), freq_embed, decay).view(x.shape)
+        return self.block(x.flatten(1, 2), freq_embed, decay).view(x.shape)
 
 
 def use_rows(backbone: VHeat, size: tuple[int, int]) -> None:

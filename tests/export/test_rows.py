@@ -51,4 +51,4 @@ def test_the_graph_splits_nothing_and_normalises_matrices(folded: VHeat):
     norms = [node for name, node in calls if 'layer_norm' in name]
     *inside, _, _ = norms  # The norms of the outputs are on maps.
     assert len(inside) > 2 * 3
-    assert {node.args[0].meta['val'].dim() for node in inside} == {2}
+    assert {node.args[0].meta['val'].dim() for node in inside} == {3}
