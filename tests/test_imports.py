@@ -28,7 +28,7 @@ CORE = {
     'visualization': {'torch', 'numpy', 'matplotlib'},
 }
 # What any room may use, but for those that need torch alone.
-COMMON = {'errors', 'registry'}
+COMMON = {'errors', 'extras', 'registry'}
 TORCH_ALONE = {'ops', 'layers'}
 PAGE = PACKAGE.parent / 'docs' / 'architecture.md'
 # The one class of mmengine's that its checkpoints hold.

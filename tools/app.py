@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         # gradio asks for it when it is imported.
         os.environ['GRADIO_TEMP_DIR'] = folder
         from mmvheat.cli.model import check_device
-        from mmvheat.visualization.extras import needs
+        from mmvheat.extras import needs
 
-        needs('gradio', 'gradio', 'app')
+        needs('gradio', 'app')
         from heat_page.answers import Answers
         from heat_page.layout import Page
         from heat_page.models import load_models

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mmvheat.extras import needs
+
 from .metadata import KEY, Metadata
-from .runtimes import need
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -35,8 +36,8 @@ def make_onnx(
     Raises:
         UserError: If onnx, onnxscript or onnxslim is missing.
     """
-    need('onnx'), need('onnxscript')
-    onnxslim = need('onnxslim')
+    needs('onnx', 'export'), needs('onnxscript', 'export')
+    onnxslim = needs('onnxslim', 'export')
     program = torch.onnx.export(
         graph,
         (),
@@ -55,7 +56,7 @@ def make_onnx(
 
 def write_onnx(model: 'ModelProto', path: Path, metadata: Metadata) -> None:
     """Write a model with its metadata."""
-    onnx = need('onnx')
+    onnx = needs('onnx', 'export')
     model.producer_name = 'mmvheat'
     model.producer_version = metadata.versions.get('mmvheat', '')
     onnx.helper.set_model_props(model, {KEY: metadata.to_json()})

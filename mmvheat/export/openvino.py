@@ -4,8 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmvheat.extras import needs
+
 from .metadata import KEY, Metadata
-from .runtimes import need
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -21,7 +22,7 @@ def write_openvino(model: 'ModelProto', path: Path, metadata: Metadata) -> None:
         path: The file to write, ``.xml``.
         metadata: What it says about itself; with a precision of float16 the weights are stored so.
     """
-    openvino, onnx = need('openvino'), need('onnx')
+    openvino, onnx = needs('openvino', 'export'), needs('onnx', 'export')
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'model.onnx')
         onnx.save(model, source)

@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmvheat.errors import UserError
+from mmvheat.extras import needs
 
 from .metadata import FORMATS, KEY, Metadata
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ['Exported', 'compile_openvino', 'need', 'open_exported']
+__all__ = ['Exported', 'compile_openvino', 'open_exported']
 
 _JSON = f'{KEY}.json'
 
@@ -45,20 +46,6 @@ class Exported:
         return dict(zip(self.metadata.outputs, self._run(image), strict=True))
 
 
-def need(module: str) -> ModuleType:
-    """Import a runtime.
-
-    Raises:
-        UserError: If it is not there.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{module} cannot be imported ({error}): pip install 'mmvheat[export]'"
-        ) from error
-
-
 def open_exported(path: str | Path, threads: int | None = None) -> Exported:
     """Open a file of ``tools/export.py``, on the CPU.
 
@@ -82,7 +69,7 @@ def open_exported(path: str | Path, threads: int | None = None) -> Exported:
 
 
 def _open_onnx(path: Path, threads: int | None) -> Exported:
-    runtime = need('onnxruntime')
+    runtime = needs('onnxruntime', 'export')
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -98,7 +85,7 @@ def _open_onnx(path: Path, threads: int | None) -> Exported:
 
 
 def _open_openvino(path: Path, threads: int | None) -> Exported:
-    openvino = need('openvino')
+    openvino = needs('openvino', 'export')
     # Else it computes in bfloat16 on CPUs that have it.
     config: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
     if threads is not None:
@@ -147,7 +134,7 @@ def compile_openvino(core: Any, model: Any, config: dict[str, Any]) -> Any:
 
 def _torch() -> ModuleType:
     """Import torch, and torchvision where it is, whose operators detectors need."""
-    torch = need('torch')
+    torch = needs('torch', 'export')
     with suppress(ImportError):
         import_module('torchvision')
     return torch

@@ -12,12 +12,12 @@ import torch
 
 from mmvheat.checkpoint.io.writing import check_target
 from mmvheat.errors import UserError
+from mmvheat.extras import needs
 
 from .graph import Shape, export_graph
 from .metadata import FORMATS, HALF, Metadata
 from .onnx import OPSETS, make_onnx, write_onnx
 from .openvino import write_openvino
-from .runtimes import need
 from .torch_formats import write_pt2, write_torchscript
 from .verify import Check, report_failure, verify
 from .wrappers import ExportedModule, exportable
@@ -92,7 +92,7 @@ def check_request(
     if opset is not None and not low <= opset <= high:
         raise UserError(f'opset {opset} cannot be written: give one of {low} to {high}')
     for module in _NEEDS.get(format, ()):
-        need(module)
+        needs(module, 'export')
     return target
 
 
@@ -170,7 +170,7 @@ def _quantized(model, folder: Path, metadata: Metadata, calibration: 'Iterable[n
     """Quantise an ONNX model by way of files, as ONNX Runtime does it."""
     from .quantize import quantize
 
-    onnx = need('onnx')
+    onnx = needs('onnx', 'export')
     wide, small = folder / 'float32.int8', folder / 'quantized.int8'
     write_onnx(model, wide, replace(metadata, precision='float32'))
     quantize(wide, small, calibration)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.errors import UserError
+from mmvheat.extras import needs
 from mmvheat.models import VHeat
 
-from .extras import needs
 from .operators import check_stage
 
 __all__ = ['CAM_METHODS', 'class_activation']
@@ -48,7 +48,7 @@ def class_activation(
     if method not in CAM_METHODS:
         raise UserError(f'method is one of {", ".join(CAM_METHODS)}, got {method!r}')
     check_stage(backbone, stage)
-    grad_cam = needs('pytorch_grad_cam', 'grad-cam', 'visualization')
+    grad_cam = needs('pytorch_grad_cam', 'visualization', 'grad-cam')
     kind = getattr(grad_cam, CAM_METHODS[method])
     scored = _Scored(backbone, score, needs_gradient=method == 'grad')
     # Our maps are channels-last.

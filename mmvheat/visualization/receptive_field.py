@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from mmvheat.errors import UserError
+from mmvheat.extras import needs
 from mmvheat.models import VHeat
-
-from .extras import needs
 
 __all__ = [
     'SHARES',
@@ -142,7 +141,7 @@ def timm_map(
     Raises:
         UserError: If timm is not installed, has no such model, or cannot get its weights.
     """
-    timm = needs('timm', 'timm', 'timm')
+    timm = needs('timm', 'timm')
     if not timm.is_model(name):
         raise UserError(f'timm {timm.__version__} has no model {name}: see timm.list_models()')
     options = {'pretrained': pretrained, 'num_classes': 0}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmvheat.export.onnx import DEFAULT_OPSET, make_onnx
 from mmvheat.export.rows import use_rows
-from mmvheat.export.runtimes import compile_openvino, need
+from mmvheat.export.runtimes import compile_openvino
+from mmvheat.extras import needs
 from mmvheat.models import VHeat
 
 # What writes and simplifies the graphs.
@@ -25,7 +26,7 @@ def need_runtime(runtime: str) -> None:
         UserError: If it, or what writes its graphs, is not installed.
     """
     for module in (*_WRITERS, runtime):
-        need(module)
+        needs(module, 'export')
 
 
 class Graphs:
@@ -92,12 +93,12 @@ def _export(model: nn.Module, images: Tensor) -> bytes:
         program = torch.export.export(model, (images,), strict=False)
         proto = make_onnx(program, tuple(f'output{i}' for i in range(count)), DEFAULT_OPSET)
     file = io.BytesIO()
-    need('onnx').save(proto, file)
+    needs('onnx', 'export').save(proto, file)
     return file.getvalue()
 
 
 def _open_onnxruntime(graph: bytes) -> Callable[[np.ndarray], list[np.ndarray]]:
-    runtime = need('onnxruntime')
+    runtime = needs('onnxruntime', 'export')
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
@@ -114,7 +115,7 @@ def _open_openvino(graph: bytes, dtype: torch.dtype) -> Callable[[np.ndarray], l
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
         'PERFORMANCE_HINT': 'LATENCY',
     }
-    core = need('openvino').Core()
+    core = needs('openvino', 'export').Core()
     compiled = compile_openvino(core, core.read_model(graph), config)
 
     def run(images: np.ndarray) -> list[np.ndarray]:

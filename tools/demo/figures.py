@@ -212,9 +212,9 @@ def photograph_page(models: Sequence[tuple[str, str]]) -> bytes:
     """
     from heat_page.browser import CHROMIUM, save_screenshot
 
-    from mmvheat.visualization.extras import needs
+    from mmvheat.extras import needs
 
-    needs('playwright', 'playwright', 'test')
+    needs('playwright', 'test')
     if not CHROMIUM.exists():
         raise UserError(f'{CHROMIUM} is not there: apt-get install chromium')
     with tempfile.TemporaryDirectory() as folder, _served(models) as url:
