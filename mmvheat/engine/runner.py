@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -72,6 +73,19 @@ class CheckedRunner:
             self.register_hook(FiniteHook())
         self.register_hook(ExactResumeHook())
         self.register_hook(PackHook())
+
+    def dump_config(self) -> None:
+        """Write the config into the folder of the run, but over no file that says more.
+
+        That is the config itself, if it lies there, and, while one tests, what a training left: a
+        test has neither its data nor its schedule. What a run did is in its own ``vis_data``, too.
+        """
+        name = self.cfg.filename
+        there = Path(self.work_dir, Path(name).name) if name else None
+        if there is not None and there.exists():
+            if self.cfg.get('train_cfg') is None or there.samefile(name):
+                return
+        super().dump_config()
 
     @staticmethod
     def build_dataloader(
