@@ -35,7 +35,6 @@ class _Packed:
     stem: PackedStem | nn.Module
     stages: Sequence[Sequence[PackedBlock]]
     downsamples: Sequence[PackedDownsample]
-    kept: 'Sequence[StageDecays | None]'
 
 
 class PackedForward:
@@ -52,6 +51,7 @@ class PackedForward:
         self.wanted = False
         self._by_dtype: dict[torch.dtype, _Packed] = {}
         self._seen: list[_State] = []
+        self._kept: list[StageDecays | None] | None = None
         self._lock = Lock()
 
     def __deepcopy__(self, memo: dict) -> 'PackedForward':
@@ -66,7 +66,11 @@ class PackedForward:
             self._drop()
 
     def _drop(self) -> None:
-        self._by_dtype, self._seen = {}, []
+        self._by_dtype, self._seen, self._kept = {}, [], None
+
+    def forget_decays(self) -> None:
+        """Look up again what the owner keeps, which it has dropped."""
+        self._kept = None
 
     def maps(self, owner: 'VHeat', x: Tensor, stages: Sequence[int]) -> dict[int, Tensor] | None:
         """Compute :meth:`.VHeat.raw_maps`; None where the ordinary pass is to be taken.
@@ -83,10 +87,12 @@ class PackedForward:
         dtype = compute_dtype(x)
         if not can_pack(dtype) or (dtype != x.dtype and _widens(owner)):
             return None
-        packed = self._find(owner, x, dtype)
-        return None if packed is None else _run(owner, packed, x, stages, dtype)
+        found = self._find(owner, x, dtype)
+        return None if found is None else _run(owner, *found, x, stages, dtype)
 
-    def _find(self, owner: 'VHeat', x: Tensor, dtype: torch.dtype) -> _Packed | None:
+    def _find(
+        self, owner: 'VHeat', x: Tensor, dtype: torch.dtype
+    ) -> 'tuple[_Packed, list[StageDecays | None]] | None':
         parameters = _parameters(owner)
         if parameters is None:
             return None
@@ -101,7 +107,10 @@ class PackedForward:
             if found is None:
                 with torch.inference_mode(False), torch.no_grad():
                     found = self._by_dtype[dtype] = _pack(owner, x, dtype)
-            return found
+            kept = self._kept
+            if kept is None:
+                kept = self._kept = owner.kept_decays(x, owner.layers)
+            return found, kept
 
 
 def _make(wanted: bool) -> PackedForward:
@@ -182,17 +191,22 @@ def _pack(owner: 'VHeat', x: Tensor, dtype: torch.dtype) -> _Packed:
         downsamples += [
             PackedDownsample(layer, shape, dtype) for layer in islice(stage, stage.depth, None)
         ]
-    return _Packed(stem, stages, downsamples, owner.kept_decays(x, owner.layers))
+    return _Packed(stem, stages, downsamples)
 
 
 def _run(
-    owner: 'VHeat', packed: _Packed, x: Tensor, stages: Sequence[int], dtype: torch.dtype
+    owner: 'VHeat',
+    packed: _Packed,
+    kept_decays: 'Sequence[StageDecays | None]',
+    x: Tensor,
+    stages: Sequence[int],
+    dtype: torch.dtype,
 ) -> dict[int, Tensor]:
     last, maps = max(stages), {}
     x = packed.stem(x).to(dtype)
     with without_autocast('cpu'):
         for i, blocks in enumerate(packed.stages[: last + 1]):
-            kept, embed = packed.kept[i], None
+            kept, embed = kept_decays[i], None
             if kept is None and owner.freq_embed is not None:
                 embed = resize_freq_embed(owner.freq_embed[i], (x.size(1), x.size(2)))
             decays = [None] * len(blocks) if kept is None else kept.of(x)

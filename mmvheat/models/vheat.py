@@ -258,6 +258,7 @@ class VHeat(BaseModule):
         however they were changed, and ``train()``, ``eval()`` and ``to()`` drop what is kept too.
         """
         self._decay_cache.clear()
+        self._packed.forget_decays()
 
     def fold(self, image_size: int | Sequence[int] | None = None) -> 'VHeat':
         """Turn the model into the inference form for one image size.

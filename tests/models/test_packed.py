@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmvheat.models import VHeat
+from mmvheat.models import vheat as stage
+from mmvheat.ops import heat_decay
 from mmvheat.ops import packed as packed_ops
 from mmvheat.ops.packed import can_pack
 
@@ -266,6 +268,20 @@ def test_what_frees_the_memory(model, drop):
     assert packs(model) == 1
     model.pack(False) if drop == 'pack' else getattr(model, drop)()
     assert packs(model) == 0
+
+
+def test_decays_are_kept_again_after_eval(model, monkeypatch):
+    """``eval()`` drops what is kept, but a packed pass must not make decays in each call then."""
+    made = []
+    monkeypatch.setattr(stage, 'heat_decay', lambda k: made.append(1) or heat_decay(k))
+    x = torch.randn(1, 3, 32, 32)
+    run(model.pack(), x)
+    assert len(made) == sum(PLAIN['depths'])
+    model.eval()
+    run(model, x)
+    made.clear()
+    run(model, x)
+    assert packs(model) == 1 and not made
 
 
 def test_a_torch_without_the_products_takes_the_ordinary_pass(model, monkeypatch):
