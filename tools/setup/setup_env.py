@@ -77,12 +77,18 @@ def is_usable():
 
 def make_venv():
     """Make `.venv`, keep one that is half filled, replace one that cannot be used."""
-    foreign = not (VENV / 'pyvenv.cfg').exists() and set(VENV.glob('*')) - {LOG}
+    mark = VENV / 'pyvenv.cfg'
+    foreign = not mark.exists() and set(VENV.glob('*')) - {LOG}
     if VENV.is_symlink() or VENV.is_file() or foreign:
         raise SetupError(f'{VENV} is not a virtual environment: move it away')
     if not is_usable():
-        shutil.rmtree(str(VENV), ignore_errors=True)
-        VENV.mkdir()  # What could not be removed is an error here.
+        VENV.mkdir(exist_ok=True)
+        mark.touch()  # venv writes it late: cut off before that, the folder would seem foreign.
+        for path in set(VENV.glob('*')) - {mark}:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(str(path))
+            else:
+                path.unlink()
         # Not sys.executable, which may be that of the folder that just went.
         run([getattr(sys, '_base_executable', sys.executable), '-m', 'venv', VENV])
 

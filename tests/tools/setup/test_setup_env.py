@@ -1,6 +1,7 @@
 """The set-up from end to end, with an index of small packages in place of PyPI."""
 
 import ast
+import contextlib
 import re
 import shutil
 import signal
@@ -48,6 +49,37 @@ def test_goes_on_after_an_interruption(project):
     assert process.returncode == 2
     assert err == 'error: interrupted: give the same command again, it goes on where it stopped\n'
     assert_done(project)
+
+
+@pytest.mark.parametrize('steps', range(8))
+def test_an_environment_that_was_cut_off_is_replaced(scripts, places, monkeypatch, steps):
+    """After `steps` of removing an old environment and making a new one comes the interruption."""
+    setup, left = scripts('setup_env'), iter(range(steps))
+
+    def step(change, *arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        change(*arguments)
+
+    def make(command):
+        for name in ('include', 'lib', 'bin'):  # The order of venv.
+            step(Path.mkdir, places.VENV / name)
+        step((places.VENV / 'pyvenv.cfg').write_text, 'home = /usr/bin')
+
+    remove = shutil.rmtree
+    for name in ('lib', 'bin'):
+        (places.VENV / name).mkdir(parents=True)
+    (places.VENV / 'pyvenv.cfg').touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, 'run', make)
+        patch.setattr(setup.shutil, 'rmtree', lambda path: step(remove, path))
+        with contextlib.suppress(KeyboardInterrupt):
+            setup.make_venv()
+    left = iter(range(9))
+    monkeypatch.setattr(setup, 'run', make)
+    setup.make_venv()
+    names = ['bin', 'include', 'lib', 'pyvenv.cfg']
+    assert sorted(path.name for path in places.VENV.iterdir()) == names
 
 
 def test_goes_on_when_the_network_is_back(project):
