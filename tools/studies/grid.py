@@ -177,22 +177,20 @@ _TASKS: dict[str, tuple[Mapping[str, float], float, float]] = {
     'detector': ({'coco/segm_mAP': 100.0, 'coco/bbox_mAP': 100.0}, 0.40, 25),
     'segmentor': ({'mIoU': 1.0}, 0.32, 12),
 }
-_BUDGETS = {'short': 150, 'long': 600}
+_BUDGETS = {'short': 150, 'long': 450}
 # One process where the configs are for two.
 _BATCH_8 = {'train_dataloader.batch_size': 8}
 _SCRATCH = {'model.backbone.init_cfg': None}
 
 
-def _rates(rates: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
-    """Rates of the heads, each with the backbone's as high, and a quarter of it."""
-    return tuple(
-        {
-            _LR: rate,
-            'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(backbone=dict(lr_mult=part))),
-        }
-        for rate in rates
-        for part in (1.0, 0.25)
-    )
+# Of the heads, and how much of it the backbone takes.
+_RATES = tuple(
+    {
+        _LR: rate,
+        'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(backbone=dict(lr_mult=part))),
+    }
+    for rate, part in ((1e-3, 1.0), (3e-3, 1.0), (3e-3, 0.25))
+)
 
 
 def _pretraining(data: str) -> Arm:
@@ -225,7 +223,7 @@ def _downstream() -> list[Arm]:
                             iterations=iterations,
                             metrics=metrics,
                             settings=_BATCH_8 | ({} if pretrained else _SCRATCH),
-                            candidates=_rates((1e-3, 3e-3)),
+                            candidates=_RATES,
                             search_iterations=_BUDGETS['short'],
                             holdout=(2100, 300),
                             like=None if is_first else f'downstream/{first}/short',
@@ -322,7 +320,7 @@ def _transfer() -> list[Arm]:
                     iterations=200,
                     metrics=metrics,
                     settings=_scenes_of(size),
-                    candidates=_rates((1e-3, 3e-3)),
+                    candidates=_RATES,
                     like='downstream/stamps/segmentor/pretrained/short',
                     start=Start('downstream/stamps/pretraining', 64, size, mode),
                     seconds=seconds * (size / 128) ** 2,

@@ -295,7 +295,7 @@ def test_the_page_says_what_the_records_say(tmp_path):
     assert swin_row[5:] == ['0.500 [0.400, 0.600]', '0.002']
     assert cells('| learned | not')[1:3] == ['not measured', 'not measured']
     assert cells('| predicted | identity |')[2:] == ['not measured', 'not measured']
-    row = cells('| stamps | segmentor | 600 |')
+    row = cells('| stamps | segmentor | 450 |')
     assert row[4:6] == ['42.00 ± 2.83 (2)', '31.00 ± 1.41 (2)']
     assert row[6].startswith('+11.00 ± 12.71')
     assert cells('| ablation | 9')[2:] == ['0.2', 'abacus', '0123456']
