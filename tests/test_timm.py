@@ -118,6 +118,30 @@ def test_a_name_is_its_arch_and_knows_the_published_file(arch):
     assert f'vheat_{arch}' in timm.list_models(module='vheat')
 
 
+@torch.no_grad()
+def test_the_isotropic_model_has_one_stage():
+    name = 'vheat_isotropic_small'
+    with torch.device('meta'):
+        assert timm.create_model(name).backbone.arch == VHeat('isotropic_small', out_indices=0).arch
+        (expected,) = timm.create_model(name, num_classes=0, global_pool='')(
+            torch.empty(1, 3, 224, 224)
+        )
+    cfg = timm.get_pretrained_cfg(name)
+    assert expected.shape[1:] == cfg.pool_size and not cfg.has_weights
+
+    tiny = dict(arch=dict(depths=(2,), dims=8, patch_size=16), img_size=SIDE, num_classes=CLASSES)
+    model = timm.create_model(name, **tiny).eval()
+    features = timm.create_model(name, features_only=True, **tiny).eval()
+    features.model.load_state_dict(model.state_dict(), strict=False)
+    x = images(77, 101)
+    (found,) = features(x)
+    assert (features.feature_info.channels(), features.feature_info.reduction()) == ([8], [16])
+    assert_equal(found, model.backbone.raw_maps(x, (0,))[0].permute(0, 3, 1, 2))
+    assert found.shape == (2, 8, 5, 7) and model(x).shape == (2, CLASSES)
+    with pytest.raises(RuntimeError, match='No pretrained weights exist'):
+        timm.create_model(name, pretrained=True)
+
+
 @every_model
 @torch.no_grad()
 def test_the_head_can_be_taken_apart(name):

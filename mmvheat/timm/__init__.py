@@ -1,4 +1,4 @@
-"""vHeat among timm's models: importing this registers ``vheat_tiny``, ``_small``, ``_base``."""
+"""vHeat among timm's models: importing this registers ``vheat_tiny`` and the others below."""
 
 from importlib.util import find_spec
 
@@ -7,6 +7,6 @@ if find_spec('timm') is None:
         'mmvheat.timm needs timm, which is not installed: pip install "mmvheat[timm]"', name='timm'
     )
 
-from .vheat import VHeatForTimm, vheat_base, vheat_small, vheat_tiny
+from .vheat import VHeatForTimm, vheat_base, vheat_isotropic_small, vheat_small, vheat_tiny
 
-__all__ = ['VHeatForTimm', 'vheat_base', 'vheat_small', 'vheat_tiny']
+__all__ = ['VHeatForTimm', 'vheat_base', 'vheat_isotropic_small', 'vheat_small', 'vheat_tiny']

@@ -26,10 +26,10 @@ from mmvheat.checkpoint.names import BACKBONE, OUTPUT_NORM
 from mmvheat.errors import UserError
 from mmvheat.layers import Downsample, PatchEmbed, Stem
 from mmvheat.models import PUBLISHED_CLASSIFIERS, VHeat
-from mmvheat.models.arch import VHeatArch
+from mmvheat.models.arch import VHeatArch, resolve_arch
 from mmvheat.models.vheat import VHeatStage
 
-__all__ = ['VHeatForTimm', 'vheat_base', 'vheat_small', 'vheat_tiny']
+__all__ = ['VHeatForTimm', 'vheat_base', 'vheat_isotropic_small', 'vheat_small', 'vheat_tiny']
 
 _STAGE = re.compile(rf'{re.escape(BACKBONE)}(?:layers|freq_embed)\.([0-9]+)')
 
@@ -176,9 +176,9 @@ class VHeatForTimm(nn.Module):
             intermediates_only: Return the maps alone.
 
         Returns:
-            The maps, of shape (B, dims[i], ceil(H / 2^(2+i)), ceil(W / 2^(2+i))) or channels last;
-            before them, unless they are wanted alone, what :meth:`forward_features` returns, or
-            with `stop_early` the last map that was computed.
+            The maps, of shape (B, dims[i], ceil(H / r), ceil(W / r)) or channels last, with r the
+            stage's reduction; before them, unless they are wanted alone, what
+            :meth:`forward_features` returns, or with `stop_early` the last map that was computed.
 
         Raises:
             UserError: If there is no such stage or format.
@@ -224,7 +224,7 @@ class VHeatForTimm(nn.Module):
         return stages
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Extract the last stage's map, normalised, of shape (B, C, H / 32, W / 32), rounded up."""
+        """Extract the last stage's map, normalised, of shape (B, C, H / r, W / r), rounded up."""
         last = len(self.backbone.layers) - 1
         return _channels_first(self._norm(self.backbone.raw_maps(x, (last,))[last]))
 
@@ -319,7 +319,7 @@ def _take_other_names(
         )
 
 
-def _cfg(url: str) -> dict[str, Any]:
+def _cfg(url: str = '', **differences: Any) -> dict[str, Any]:
     """What timm notes about weights; the images are prepared as the published code does."""
     return {
         'url': url,
@@ -335,23 +335,27 @@ def _cfg(url: str) -> dict[str, Any]:
         'origin_url': 'https://github.com/MzeroMiko/vHeat',
         'paper_ids': 'arXiv:2405.16555',
         'paper_name': 'Building Vision Models upon Heat Conduction',
+        **differences,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {f'vheat_{arch}.in1k': _cfg(published.url) for arch, published in PUBLISHED_CLASSIFIERS.items()}
+    | {'vheat_isotropic_small.untrained': _cfg(pool_size=(14, 14))}
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     """Build a model, its features or its classifier, the way timm does."""
+    arguments = {'arch': variant.removeprefix('vheat_'), **kwargs}
+    stages = range(len(resolve_arch(arguments['arch']).depths))
     return build_model_with_cfg(
         VHeatForTimm,
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={'out_indices': (0, 1, 2, 3), 'feature_cls': 'getter'},
-        **{'arch': variant.removeprefix('vheat_'), **kwargs},
+        feature_cfg={'out_indices': (*stages,), 'feature_cls': 'getter'},
+        **arguments,
     )
 
 
@@ -371,3 +375,12 @@ def vheat_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def vheat_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """vHeat-B; the arguments are :class:`VHeatForTimm`'s and timm's."""
     return _create('vheat_base', pretrained, **kwargs)
+
+
+@register_model
+def vheat_isotropic_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """DeiT-S with heat conduction in the place of attention: one stage, no downsampling, untrained.
+
+    The arguments are :class:`VHeatForTimm`'s and timm's.
+    """
+    return _create('vheat_isotropic_small', pretrained, **kwargs)
