@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mmvheat.visualization.plots.style import LINES, make_panels, save_figure, styled
 
-__all__ = ['draw_costs', 'save']
+__all__ = ['draw_costs', 'draw_gains', 'save']
 
 _MARKERS = 'osD^vP*X<>hd'
 
@@ -42,6 +42,36 @@ def draw_costs(points: Sequence[Mapping[str, Any]]) -> Figure:
         panel.grid()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 6))
+    return figure
+
+
+@styled
+def draw_gains(panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw figures over the length of the training, one curve for each start.
+
+    Args:
+        panels: Of every picture its ``title``, its ``figure``'s name, and ``curves``: by the
+            start's name a mapping of iterations to values by seed.
+    """
+    title = 'Mean over seeds, and each of them'
+    figure, axes = make_panels(1, len(panels), title, 2.4, aspect=1.0)
+    for panel, content in zip(axes[0], panels, strict=True):
+        for number, (name, curve) in enumerate(content['curves'].items()):
+            color, marker = LINES[number], _MARKERS[number]
+            means = [statistics.mean(values) for values in curve.values()]
+            panel.plot([*curve], means, color=color, marker=marker, label=name)
+            for iterations, values in curve.items():
+                panel.plot([iterations] * len(values), values, '.', color=color, alpha=0.5)
+        panel.set(
+            title=content['title'], xlabel='iterations', ylabel=content['figure'],
+            xticks=sorted({length for curve in content['curves'].values() for length in curve}),
+        )  # fmt: skip
+        panel.margins(x=0.15)
+        panel.grid()
+    named: dict[str, Any] = {}
+    for panel in axes[0]:
+        named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend([*named.values()], [*named], loc='outside lower center', ncols=len(named))
     return figure
 
 

@@ -112,6 +112,17 @@ def write_report(records: Records, arms: tuple[Arm, ...], docs: Path) -> list[Pa
             '\n![Top-1 accuracy on Fashion-MNIST of every model, against its multiply-adds and '
             'against its measured time on the CPU](images/study_costs.png)\n'
         )
+    panels = gain_panels(records, arms)
+    if panels:
+        from .drawing import draw_gains, save
+
+        picture = docs / 'images' / 'study_downstream.png'
+        save(draw_gains(panels), picture)
+        written.append(picture)
+        tables['downstream'] += (
+            '\n![Mask AP and mIoU over the length of the training, pretrained and from scratch]'
+            '(images/study_downstream.png)\n'
+        )
     text = page.read_text()
     for name, table in tables.items():
         marks = f'<!-- {name} -->', f'<!-- end of {name} -->'
@@ -206,14 +217,7 @@ def downstream_table(records: Records, arms: tuple[Arm, ...]) -> str:
         'rate, share of it in the backbone: pretrained; scratch |',
         '| --- | --- | --- | --- | --- | --- | --- | --- |',
     ]
-    for arm in arms:
-        if arm.study != 'downstream' or '/pretrained/' not in arm.name:
-            continue
-        other = next(
-            one
-            for one in arms
-            if one.study == arm.study and one.name == arm.name.replace('/pretrained/', '/scratch/')
-        )
+    for arm, other in _starts(arms):
         data, task, *_ = arm.name.split('/')
         for metric in arm.metrics:
             own, scratch = figures(records, arm, metric), figures(records, other, metric)
@@ -224,6 +228,31 @@ def downstream_table(records: Records, arms: tuple[Arm, ...]) -> str:
             ]  # fmt: skip
             rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows) + '\n'
+
+
+def _starts(arms: tuple[Arm, ...]) -> list[tuple[Arm, Arm]]:
+    """Pair what starts pretrained with the same from scratch."""
+    by_path = {arm.path: arm for arm in arms if arm.study == 'downstream'}
+    return [
+        (arm, by_path[path.replace('/pretrained/', '/scratch/')])
+        for path, arm in by_path.items()
+        if '/pretrained/' in path
+    ]
+
+
+def gain_panels(records: Records, arms: tuple[Arm, ...]) -> list[dict[str, Any]]:
+    """What the picture of the downstream table shows: the first figure of every data and task."""
+    panels: dict[str, dict[str, Any]] = {}
+    for pair in _starts(arms):
+        data, task, *_ = pair[0].name.split('/')
+        for name, arm in zip(('pretrained', 'from scratch'), pair, strict=True):
+            values = [*figures(records, arm).values()]
+            if values:
+                title = f'{data}, {task}'
+                metric = _NAMES[next(iter(arm.metrics))]
+                panel = panels.setdefault(title, {'title': title, 'figure': metric, 'curves': {}})
+                panel['curves'].setdefault(name, {})[arm.iterations] = values
+    return list(panels.values())
 
 
 _NAMES = {

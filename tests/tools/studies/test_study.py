@@ -277,7 +277,7 @@ def test_the_page_says_what_the_records_say(tmp_path):
     cost = dict(parameters=4e5, flops=16e6, inference_flops=15e6, milliseconds=[0.5, 0.4, 0.6])
     costs = dict(models={'predicted': cost, 'swin': cost}, fingerprint=digest_of(backbones()))
     (tmp_path / 'study' / 'costs.json').write_text(json.dumps(costs))
-    page, picture = write_report(Records(tmp_path / 'study'), ARMS, tmp_path)
+    page, *pictures = write_report(Records(tmp_path / 'study'), ARMS, tmp_path)
     lines = page.read_text().splitlines()
 
     def cells(start):
@@ -299,7 +299,9 @@ def test_the_page_says_what_the_records_say(tmp_path):
     assert row[4:6] == ['42.00 ± 2.83 (2)', '31.00 ± 1.41 (2)']
     assert row[6].startswith('+11.00 ± 12.71')
     assert cells('| ablation | 9')[2:] == ['0.2', 'abacus', '0123456']
-    assert picture.stat().st_size > 5000 and 'images/study_costs.png' in page.read_text()
+    assert [path.stem for path in pictures] == ['study_costs', 'study_downstream']
+    for picture in pictures:
+        assert picture.stat().st_size > 5000 and f'(images/{picture.name})' in page.read_text()
     # Written once more, nothing changes: the marks are still there.
     again = page.read_text()
     write_report(Records(tmp_path / 'study'), ARMS, tmp_path)
