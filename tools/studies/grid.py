@@ -278,7 +278,7 @@ def _transfer() -> list[Arm]:
         'transfer',
         'fashion-mnist/pretraining',
         _FASHION,
-        iterations=600,
+        iterations=3000,
         metrics=_TOP1,
         settings=_enlarged(32),
         seconds=0.13,
