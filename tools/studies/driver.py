@@ -87,12 +87,14 @@ class Study:
             searched = arm if arm.like is None else find_arm(self.arms, arm.like)
             needed = [Job(searched, 0, number) for number in range(len(searched.candidates))]
             needed = [search for search in needed if self.records.find(search) is None]
-        if arm.start is not None and not self._checkpoint(source := self._source(job)).is_file():
-            needed.append(source)
+        if arm.start is not None:
+            source = self._source(job)
+            if self.records.find(source) is None or not self._checkpoint(source).is_file():
+                needed.append(source)
         return needed
 
     def _source(self, job: Job) -> Job:
-        return Job(find_arm(self.arms, job.arm.start.arm), job.seed)
+        return Job(job.arm.start.arm, job.seed)
 
     def _folder(self, job: Job) -> Path:
         return self.work_dir / job.arm.study / job.key
@@ -106,7 +108,7 @@ class Study:
     def _is_source(self, job: Job) -> bool:
         """Whether others start with what a run ends with."""
         starts = [arm.start.arm for arm in self.arms if arm.start is not None]
-        return job.candidate is None and job.arm.path in starts
+        return job.candidate is None and job.arm in starts
 
     def seconds(self, job: Job) -> float:
         """Estimate how long a run takes on one core: as others of its arm took, or by the grid."""

@@ -29,7 +29,7 @@ class Start:
     """The weights that a run begins with: what another arm ended with, by the same seed.
 
     Attributes:
-        arm: That arm, ``study/name``.
+        arm: That arm.
         source_size: Side of its images.
         target_size: Side of the images to convert for.
         mode: ``'bicubic'``, ``'pad'``, ``'frequency'``, or ``'mean'``, which puts the mean of an
@@ -37,7 +37,7 @@ class Start:
         task: ``'downstream'`` or ``'classification'``, which keeps the classifier.
     """
 
-    arm: str
+    arm: 'Arm'
     source_size: int
     target_size: int
     mode: str = 'bicubic'
@@ -206,9 +206,12 @@ def _pretraining(data: str) -> Arm:
     )
 
 
+_PRETRAINING = {data: _pretraining(data) for data in ('digits', 'stamps')}
+
+
 def _downstream() -> list[Arm]:
-    arms = [_pretraining(data) for data in ('digits', 'stamps')]
-    for data in ('digits', 'stamps'):
+    arms = [*_PRETRAINING.values()]
+    for data, source in _PRETRAINING.items():
         for task, (metrics, seconds, test_seconds) in _TASKS.items():
             for begin in ('pretrained', 'scratch'):
                 first = f'{data}/{task}/{begin}'
@@ -227,9 +230,7 @@ def _downstream() -> list[Arm]:
                             search_iterations=_BUDGETS['short'],
                             holdout=(2100, 300),
                             like=None if is_first else f'downstream/{first}/short',
-                            start=Start(f'downstream/{data}/pretraining', 64, 128)
-                            if pretrained
-                            else None,
+                            start=Start(source, 64, 128) if pretrained else None,
                             seconds=seconds,
                             test_seconds=test_seconds,
                         )
@@ -288,7 +289,7 @@ def _transfer() -> list[Arm]:
     for size, seconds in ((48, 0.22), (64, 0.35)):
         for mode in _MODES:
             name = f'fashion-mnist/{size}/{mode}'
-            start = Start(source.path, 32, size, mode, 'classification')
+            start = Start(source, 32, size, mode, 'classification')
             common: dict[str, Any] = dict(
                 metrics=_TOP1,
                 settings=_enlarged(size),
@@ -322,7 +323,7 @@ def _transfer() -> list[Arm]:
                     settings=_scenes_of(size),
                     candidates=_RATES,
                     like='downstream/stamps/segmentor/pretrained/short',
-                    start=Start('downstream/stamps/pretraining', 64, size, mode),
+                    start=Start(_PRETRAINING['stamps'], 64, size, mode),
                     seconds=seconds * (size / 128) ** 2,
                     test_seconds=test_seconds,
                 )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what it is asked to do; the rate that a search chose is not part."""
-        # What only serves the estimate changes nothing.
-        arm = asdict(replace(self.arm, seconds=0, test_seconds=0))
+        arm = asdict(self.arm)
+        # What it starts with counts. What only serves the estimate changes nothing.
+        for part in (arm, (arm['start'] or {}).get('arm', {})):
+            part |= {'seconds': 0, 'test_seconds': 0}
         if self.candidate is None:
             arm['search_iterations'] = arm['holdout'] = None
         return digest_of([arm, self.seed, self.candidate])

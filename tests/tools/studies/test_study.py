@@ -34,7 +34,7 @@ def test_every_arm_is_named_once_and_finds_what_it_refers_to():
             searched = find_arm(ARMS, arm.like)
             assert searched.like is None and len(searched.candidates) == len(arm.candidates)
         if arm.start is not None:
-            assert find_arm(ARMS, arm.start.arm).iterations > 0
+            assert arm.start.arm in ARMS and arm.start.arm.iterations > 0
         searches = jobs_of(arm, 3)[:-3]
         assert bool(searches) == (len(arm.candidates) > 1 and arm.like is None)
         assert not searches or (arm.search_iterations and all(arm.holdout))
@@ -106,7 +106,7 @@ def tiny_arms(clothes):
         iterations=0,
         metrics=FASHION.metrics,
         settings=larger,
-        start=Start(first.path, 32, 48, 'mean', 'classification'),
+        start=Start(first, 32, 48, 'mean', 'classification'),
     )
     return first, second
 
@@ -115,6 +115,17 @@ def make_study(arms, tmp_path, only=None, seeds=1):
     console = Console(file=io.StringIO(), width=200)
     records = Records(tmp_path / 'results')
     return Study(arms, records, tmp_path / 'work', ROOT, seeds, only, console)
+
+
+def test_a_run_is_another_one_after_another_pretraining(tiny_arms, tmp_path):
+    _, second = tiny_arms
+    longer = replace(second.start.arm, iterations=second.start.arm.iterations + 1)
+    slower = replace(second.start.arm, seconds=9.0)
+    first, same, other = (
+        Job(replace(second, start=replace(second.start, arm=arm)), 0).fingerprint
+        for arm in (second.start.arm, slower, longer)
+    )
+    assert first == same != other
 
 
 @pytest.mark.slow
@@ -182,7 +193,7 @@ def test_the_mean_mode_leaves_nothing_of_an_embedding_but_its_mean(tmp_path):
     model = VHeat(dict(depths=(1, 1), dims=8), img_size=32, out_indices=1)
     state = {f'backbone.{name}': value for name, value in model.state_dict().items()}
     torch.save({'state_dict': state}, tmp_path / 'in.pth')
-    convert(tmp_path / 'in.pth', tmp_path / 'out.pth', Start('', 32, 64, 'mean'))
+    convert(tmp_path / 'in.pth', tmp_path / 'out.pth', Start(FASHION, 32, 64, 'mean'))
     got = torch.load(tmp_path / 'out.pth')['state_dict']
     for stage, side in ((0, 16), (1, 8)):
         embed = got[f'backbone.freq_embed.{stage}']
