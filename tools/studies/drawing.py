@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mmvheat.visualization.plots.style import LINES, make_panels, save_figure, styled
 
-__all__ = ['draw_costs', 'draw_gains', 'save']
+__all__ = ['PICTURES', 'draw_costs', 'draw_gains', 'save']
 
 _MARKERS = 'osD^vP*X<>hd'
 
@@ -73,6 +73,10 @@ def draw_gains(panels: Sequence[Mapping[str, Any]]) -> Figure:
         named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend([*named.values()], [*named], loc='outside lower center', ncols=len(named))
     return figure
+
+
+# By sub-study.
+PICTURES = {'ablation': draw_costs, 'downstream': draw_gains}
 
 
 def save(figure: Figure, path: Path) -> None:

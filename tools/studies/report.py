@@ -101,28 +101,27 @@ def write_report(records: Records, arms: tuple[Arm, ...], docs: Path) -> list[Pa
         'runs': runs_table(records, arms),
     }
     written = [page]
-    points = cost_points(records, arms, costs)
-    if points:
-        from .drawing import draw_costs, save
+    drawn = {
+        'ablation': (
+            cost_points(records, arms, costs),
+            'study_costs.png',
+            'Top-1 accuracy on Fashion-MNIST of every model, against its multiply-adds and against '
+            'its measured time on the CPU',
+        ),
+        'downstream': (
+            gain_panels(records, arms),
+            'study_downstream.png',
+            'Mask AP and mIoU over the length of the training, pretrained and from scratch',
+        ),
+    }
+    for study, (content, name, words) in drawn.items():
+        if content:
+            from .drawing import PICTURES, save
 
-        picture = docs / 'images' / 'study_costs.png'
-        save(draw_costs(points), picture)
-        written.append(picture)
-        tables['ablation'] += (
-            '\n![Top-1 accuracy on Fashion-MNIST of every model, against its multiply-adds and '
-            'against its measured time on the CPU](images/study_costs.png)\n'
-        )
-    panels = gain_panels(records, arms)
-    if panels:
-        from .drawing import draw_gains, save
-
-        picture = docs / 'images' / 'study_downstream.png'
-        save(draw_gains(panels), picture)
-        written.append(picture)
-        tables['downstream'] += (
-            '\n![Mask AP and mIoU over the length of the training, pretrained and from scratch]'
-            '(images/study_downstream.png)\n'
-        )
+            picture = docs / 'images' / name
+            save(PICTURES[study](content), picture)
+            written.append(picture)
+            tables[study] += f'\n![{words}](images/{name})\n'
     text = page.read_text()
     for name, table in tables.items():
         marks = f'<!-- {name} -->', f'<!-- end of {name} -->'
