@@ -55,11 +55,14 @@ def draw_gains(panels: Sequence[Mapping[str, Any]]) -> Figure:
     """
     title = 'Mean over seeds, and each of them'
     figure, axes = make_panels(1, len(panels), title, 2.4, aspect=1.0)
+    # A start has one colour in all pictures, also where the other one has no run yet.
+    names = [*dict.fromkeys(name for content in panels for name in content['curves'])]
+    drawn: dict[str, Any] = {}
     for panel, content in zip(axes[0], panels, strict=True):
-        for number, (name, curve) in enumerate(content['curves'].items()):
-            color, marker = LINES[number], _MARKERS[number]
+        for name, curve in content['curves'].items():
+            color, marker = LINES[names.index(name)], _MARKERS[names.index(name)]
             means = [statistics.mean(values) for values in curve.values()]
-            panel.plot([*curve], means, color=color, marker=marker, label=name)
+            (drawn[name],) = panel.plot([*curve], means, color=color, marker=marker)
             for iterations, values in curve.items():
                 panel.plot([iterations] * len(values), values, '.', color=color, alpha=0.5)
         panel.set(
@@ -68,10 +71,7 @@ def draw_gains(panels: Sequence[Mapping[str, Any]]) -> Figure:
         )  # fmt: skip
         panel.margins(x=0.15)
         panel.grid()
-    named: dict[str, Any] = {}
-    for panel in axes[0]:
-        named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    figure.legend([*named.values()], [*named], loc='outside lower center', ncols=len(named))
+    figure.legend([*drawn.values()], [*drawn], loc='outside lower center', ncols=len(drawn))
     return figure
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,16 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what it is asked to do; the rate that a search chose is not part."""
-        arm = asdict(self.arm)
-        # What it starts with counts. What only serves the estimate changes nothing.
-        for part in (arm, (arm['start'] or {}).get('arm', {})):
-            part |= {'seconds': 0, 'test_seconds': 0}
+        arm = asdict(_without_estimates(self.arm))
         if self.candidate is None:
             arm['search_iterations'] = arm['holdout'] = None
         return digest_of([arm, self.seed, self.candidate])
+
+
+def _without_estimates(arm: Arm) -> Arm:
+    """Drop what changes no result, also of the arm that it starts with."""
+    start = arm.start and replace(arm.start, arm=_without_estimates(arm.start.arm))
+    return replace(arm, start=start, seconds=0, test_seconds=0)
 
 
 def jobs_of(arm: Arm, seeds: int) -> list[Job]:

@@ -117,7 +117,7 @@ def make_study(arms, tmp_path, only=None, seeds=1):
     return Study(arms, records, tmp_path / 'work', ROOT, seeds, only, console)
 
 
-def test_a_run_is_another_one_after_another_pretraining(tiny_arms, tmp_path):
+def test_a_run_is_another_one_after_another_pretraining(tiny_arms):
     _, second = tiny_arms
     longer = replace(second.start.arm, iterations=second.start.arm.iterations + 1)
     slower = replace(second.start.arm, seconds=9.0)
